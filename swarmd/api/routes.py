@@ -1,0 +1,55 @@
+"""What a route is. Every package under `api/` lists its routes as `Route` values; `api/edge.py` joins the lists.
+
+Dispatch, the OpenAPI file, the limits and the security tests are all driven by these values, so that a new route
+cannot be forgotten by any of them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from msgspec import Struct
+
+MIB = 1 << 20
+
+
+class Verb(StrEnum):
+    """What a caller wants to do, for `may(caller, verb, pool)`."""
+
+    READ = "read"  # look at tasks, bots, events, output
+    SUBMIT = "submit"  # add work, upload blobs
+    CHANGE = "change"  # cancel, retry, close
+    OPERATE = "operate"  # bots: drain, quarantine, delete; backup
+    BE_A_BOT = "bot"  # sessions and what they report
+    OPEN = "open"  # health: anybody who may connect
+
+
+class Query(Struct, frozen=True):
+    """A query parameter: `type` is a JSON schema type or a msgspec type."""
+
+    name: str
+    type: Any
+    about: str
+    default: Any = None
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One route. `path` has `{name}` for a segment. `handler` is looked up in the package's handler classes."""
+
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
+    path: str
+    handler: str
+    about: str  # one sentence, shown in the OpenAPI file
+    verb: Verb
+    request: Any = None  # type of the JSON body, None: no body
+    answer: Any = None  # type of the JSON answer, None: see `produces`
+    status: int = 200
+    query: tuple[Query, ...] = ()
+    body_limit: int = 16 * MIB
+    raw_body: bool = False  # the body is bytes, read as a stream
+    produces: str = "application/json"
+    hot: bool = False  # taken by the raw ASGI path, in front of quart
+    held_s: float = 0.0  # how long an answer may be held at most
+    never_fails: bool = False
+    errors: tuple[str, ...] = ()  # codes beyond those every route may give

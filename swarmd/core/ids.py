@@ -1,0 +1,47 @@
+"""Ids: sortable 63-bit integers of milliseconds and a counter, and their 13-character text form."""
+
+from __future__ import annotations
+
+COUNTER_BITS = 20
+MAX_ID = (1 << 63) - 1
+TEXT_LENGTH = 13  # 13 × 5 bits hold 63
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_VALUES = {c: n for n, c in enumerate(ALPHABET)} | {c.upper(): n for n, c in enumerate(ALPHABET)}
+
+
+class IdSource:
+    """Gives ids that grow: the millisecond of engine time above a counter, never below the last one given."""
+
+    __slots__ = ("last",)
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+
+    def next(self, now: float) -> int:
+        self.last = max(self.last + 1, int(now * 1000) << COUNTER_BITS)
+        assert 0 < self.last <= MAX_ID, f"engine time {now} is out of range for ids"
+        return self.last
+
+
+def to_text(id: int) -> str:
+    """The text form of an id: 13 characters of base 32; texts sort as the ids do."""
+    assert 0 <= id <= MAX_ID
+    return "".join([ALPHABET[(id >> shift) & 31] for shift in range(60, -1, -5)])
+
+
+def from_text(text: str) -> int | None:
+    """The id of a text form, or None when it is not one."""
+    if len(text) != TEXT_LENGTH:
+        return None
+    id = 0
+    for character in text:
+        value = _VALUES.get(character)
+        if value is None:
+            return None
+        id = id << 5 | value
+    return id if id <= MAX_ID else None
+
+
+def made_at(id: int) -> float:
+    """The engine time at which an id was made, to the millisecond."""
+    return (id >> COUNTER_BITS) / 1000

@@ -1,0 +1,469 @@
+"""The words of the core: ids, states, what a task runs, and the living things the engine keeps in memory.
+
+Values are frozen `msgspec.Struct`s and may be shared; living things have `__slots__` and change only inside the engine.
+Moments end in `_at` and are engine time (seconds, see docs/architecture.md "Time"); spans end in `_s`.
+
+Source: docs/glossary.md (one word per idea).
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum, StrEnum
+from typing import TYPE_CHECKING, NewType
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from swarmd.core.queue import RequirementSet
+
+TaskId = NewType("TaskId", int)
+OpId = NewType("OpId", int)  # the first operation of a task has the task's own number
+AttemptId = NewType("AttemptId", int)
+SessionId = NewType("SessionId", int)
+GraphId = NewType("GraphId", int)
+EventId = NewType("EventId", int)
+BotId = NewType("BotId", str)
+
+NO_GRAPH = GraphId(0)
+NEVER = float("inf")
+
+DEFAULT_HARD_LIMIT_S = 3600.0
+DEFAULT_GRACE_S = 30.0
+DEFAULT_EXPIRATION_S = 86_400.0
+DEFAULT_BOT_RETRIES = 1
+DEFAULT_POOL = "default"
+
+
+class TaskState(IntEnum):
+    """Where a task stands; the numbers are stored in the file and never change their meaning."""
+
+    BLOCKED = 1  # waits for other tasks
+    PENDING = 2  # waits for a bot, or for the end of a retry wait
+    RUNNING = 3  # a bot has started it
+    COMPLETED = 10  # ran to its end, any exit code
+    TIMED_OUT = 11
+    KILLED = 12  # canceled while running
+    CANCELED = 13  # canceled before it ran
+    EXPIRED = 14  # nobody took it in time
+    NO_RESOURCE = 15  # no bot could take it
+    BOT_DIED = 16
+    CLIENT_ERROR = 17  # could not be started
+    SKIPPED = 18  # something it depends on did not succeed
+
+    @property
+    def is_final(self) -> bool:
+        return self >= 10
+
+
+class AttemptState(IntEnum):
+    """Where an attempt stands; the numbers are stored in the file."""
+
+    OFFERED = 1
+    RUNNING = 2
+    ENDED = 10  # the bot reported its outcome, or a stop ran out
+    LOST = 11  # its bot is gone or no longer knows it
+    DROPPED = 12  # never started: the task went back to the queue uncounted
+
+
+class StopReason(StrEnum):
+    """Why an attempt is being stopped; the first reason names the final state."""
+
+    CANCELED = "canceled"
+    HARD_LIMIT = "hard_limit"
+    IO_LIMIT = "io_limit"
+
+
+class Condition(StrEnum):
+    """What a dependency must have come to before the dependent task may start."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ANY = "any"
+
+
+class Share(StrEnum):
+    """How an operation may share another task of the same sameness key."""
+
+    NONE = "none"
+    FINISHED = "finished"  # a finished, successful one answers at once
+    JOIN = "join"  # also joins one that is not finished
+
+
+class BotOrder(StrEnum):
+    """What a bot is told to do with itself as soon as it is idle."""
+
+    RESTART = "restart"
+    UPDATE = "update"
+    TERMINATE = "terminate"
+
+
+class Unset(Enum):
+    UNSET = 0
+
+
+class Command(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One step of a task: a program to run, or a text to write to a file (`write_to` set)."""
+
+    argv: tuple[str, ...] = ()
+    env: dict[str, str | None] = {}  # null removes a variable
+    cwd: str = ""  # relative to the work folder
+    write_to: str = ""  # relative path
+    text: str = ""
+
+
+class Input(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A blob that must stand at `path` (relative to the work folder) before the first command starts."""
+
+    path: str
+    blob: str  # SHA-256, 64 lower-case hex digits
+    executable: bool = False
+
+
+class Payload(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A protocol's own message, opaque to the core: bots of that protocol get it unchanged."""
+
+    type: str  # a type URL
+    data: bytes = b""
+
+
+class Work(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What to run, in the one form that all protocols translate to and from.
+
+    `hard_limit_s` > 0, `io_limit_s` >= 0 (0: none), `grace_s` >= 0 seconds between the polite and the forced stop.
+    """
+
+    commands: tuple[Command, ...] = ()
+    env: dict[str, str | None] = {}
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[str, ...] = ()  # paths or glob patterns, relative to the work folder
+    hard_limit_s: float = DEFAULT_HARD_LIMIT_S
+    io_limit_s: float = 0.0
+    grace_s: float = DEFAULT_GRACE_S
+    noop: bool = False  # goes to a bot like any task but starts no process
+    marker: bool = False  # never reaches a bot: the engine completes it when it is ready
+    payload: Payload | None = None
+
+
+class OutputFile(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A file that a task left behind and its bot kept as a blob."""
+
+    path: str
+    blob: str
+    size: int  # bytes
+    executable: bool = False
+
+
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """How an attempt ended, as its bot (or the engine, for a lost one) tells it. `ok` decides; the exit code is for show."""
+
+    ok: bool
+    exit_code: int | None = None
+    duration_s: float | None = None
+    timed_out: bool = False
+    canceled: bool = False  # the bot never started it because it was told to stop first
+    client_error: bool = False  # could not be started: no such program, no such input
+    died: bool = False  # the bot's own fault
+    reason: str = ""  # a sentence for people
+    outputs: tuple[OutputFile, ...] = ()
+    payload: Payload | None = None
+
+
+class SliceFacts:
+    """The scheduling facts of one slice, shared by all tasks that have the same ones."""
+
+    __slots__ = ("expiration_s", "grace_s", "hard_limit_s", "io_limit_s", "marker", "requires", "wait_for_capacity")
+
+    def __init__(
+        self,
+        requires: RequirementSet,
+        expiration_s: float,
+        wait_for_capacity: bool,
+        hard_limit_s: float,
+        io_limit_s: float,
+        grace_s: float,
+        marker: bool,
+    ) -> None:
+        self.requires = requires
+        self.expiration_s = expiration_s
+        self.wait_for_capacity = wait_for_capacity
+        self.hard_limit_s = hard_limit_s
+        self.io_limit_s = io_limit_s
+        self.grace_s = grace_s
+        self.marker = marker
+
+
+class Plan:
+    """How a task may be tried: its slices and retry limits. Interned: equal tasks share one."""
+
+    __slots__ = ("bot_retries", "carry_time", "retries", "retry_wait_s", "slices")
+
+    def __init__(
+        self, slices: tuple[SliceFacts, ...], retries: int, bot_retries: int, retry_wait_s: float, carry_time: bool
+    ) -> None:
+        self.slices = slices
+        self.retries = retries  # after a fault of the task
+        self.bot_retries = bot_retries  # after a fault of the bot
+        self.retry_wait_s = retry_wait_s
+        self.carry_time = carry_time  # time that a skipped slice did not use goes to the next
+
+
+class Task:
+    """An unfinished task: only what scheduling needs (a million of these must fit in memory)."""
+
+    __slots__ = (
+        "attempt",
+        "bot_faults",
+        "drops",
+        "due_at",
+        "graph",
+        "id",
+        "ops",
+        "own_withdrawn",
+        "plan",
+        "priority",
+        "remaining_s",
+        "retry_at",
+        "sameness",
+        "slice",
+        "state",
+        "task_faults",
+        "tries",
+        "waits",
+    )
+
+    def __init__(self, id: TaskId, plan: Plan, priority: int) -> None:
+        self.id = id
+        self.plan = plan
+        self.priority = priority  # the best of its operations; lower runs first
+        self.state = TaskState.PENDING
+        self.slice = 0
+        self.due_at = NEVER  # end of the current slice's expiration; meaningful while PENDING and not offered
+        self.remaining_s = 0.0  # expiration left, while offered
+        self.retry_at = 0.0  # not queued before
+        self.tries = 0  # the number of the newest attempt, counted or not
+        self.task_faults = 0
+        self.bot_faults = 0
+        self.drops = 0
+        self.attempt: Attempt | None = None  # the one live attempt
+        self.ops: dict[OpId, Op] | None = None  # None: just its own operation
+        self.own_withdrawn = False
+        self.graph = NO_GRAPH  # of its own operation
+        self.sameness: str | None = None
+        self.waits: dict[OpId, Condition] | None = None  # dependencies not yet met
+
+    @property
+    def facts(self) -> SliceFacts:
+        """The facts of the current slice."""
+        return self.plan.slices[self.slice]
+
+
+class Op:
+    """An operation that shares a task which is not its own, or that stands beside such a one."""
+
+    __slots__ = ("graph", "id", "priority", "task")
+
+    def __init__(self, id: OpId, task: TaskId, priority: int, graph: GraphId) -> None:
+        self.id = id
+        self.task = task
+        self.priority = priority
+        self.graph = graph
+
+
+class Stop:
+    """A stop in progress: why, since when, and when the engine ends the attempt unheard."""
+
+    __slots__ = ("due_at", "grace_s", "reason", "since_at")
+
+    def __init__(self, reason: StopReason, since_at: float, due_at: float, grace_s: float) -> None:
+        self.reason = reason
+        self.since_at = since_at
+        self.due_at = due_at
+        self.grace_s = grace_s
+
+
+class Stream:
+    """How far one output stream of an attempt has grown, in bytes."""
+
+    __slots__ = ("dropped", "end")
+
+    def __init__(self, end: int = 0, dropped: int = 0) -> None:
+        self.end = end
+        self.dropped = dropped
+
+
+class Attempt:
+    """One live try of a task on one bot."""
+
+    __slots__ = (
+        "accept_due_at",
+        "bot",
+        "id",
+        "limit_due_at",
+        "merged_end",
+        "number",
+        "offer_key",
+        "offered_at",
+        "outcome",
+        "outcome_at",
+        "queued",
+        "session",
+        "started_at",
+        "state",
+        "stop",
+        "streams",
+        "task",
+    )
+
+    def __init__(
+        self, id: AttemptId, task: TaskId, number: int, bot: BotId, session: SessionId, offer_key: str, offered_at: float
+    ) -> None:
+        self.id = id
+        self.task = task
+        self.number = number
+        self.bot = bot
+        self.session = session
+        self.offer_key = offer_key
+        self.offered_at = offered_at
+        self.state = AttemptState.OFFERED
+        self.started_at = 0.0
+        self.accept_due_at = NEVER
+        self.limit_due_at = NEVER
+        self.queued = False  # the bot said that it has it, waiting for a slot
+        self.stop: Stop | None = None
+        self.streams: dict[str, Stream] = {}
+        self.merged_end = 0  # bytes over all streams, in order of arrival
+        self.outcome: Outcome | None = None
+        self.outcome_at = 0.0
+
+
+class Session:
+    """One connection episode of a bot."""
+
+    __slots__ = (
+        "attempts",
+        "bot",
+        "closing",
+        "deadline_s",
+        "due_at",
+        "end_reason",
+        "ended_at",
+        "enforces_limits",
+        "free",
+        "held",
+        "id",
+        "key",
+        "keeps",
+        "opened_at",
+        "protocol",
+        "slots",
+        "waiting_since",
+    )
+
+    def __init__(
+        self,
+        id: SessionId,
+        bot: BotId,
+        protocol: str,
+        key: str,
+        slots: int,
+        deadline_s: float,
+        enforces_limits: bool,
+        opened_at: float,
+    ) -> None:
+        self.id = id
+        self.bot = bot
+        self.protocol = protocol
+        self.key = key
+        self.slots = slots
+        self.deadline_s = deadline_s
+        self.enforces_limits = enforces_limits
+        self.opened_at = opened_at
+        self.due_at = opened_at + deadline_s
+        self.attempts: dict[AttemptId, Attempt] = {}
+        self.held = 0  # calls of it that are held right now: it cannot expire meanwhile
+        self.free = 0  # offers that its held call would take
+        self.waiting_since = 0.0
+        self.closing = False
+        self.ended_at = 0.0
+        self.end_reason = ""
+        self.keeps: tuple[AttemptId, ...] = ()
+
+
+class Bot:
+    """A bot that the daemon knows, connected or not."""
+
+    __slots__ = (
+        "assigned",
+        "back_until",
+        "dimensions",
+        "draining",
+        "first_seen_at",
+        "id",
+        "key_hash",
+        "last_seen_at",
+        "maintenance",
+        "order",
+        "protocol",
+        "quarantined",
+        "quarantined_by_person",
+        "satisfies",
+        "session",
+        "state",
+        "values",
+        "version",
+    )
+
+    def __init__(self, id: BotId, protocol: str, first_seen_at: float) -> None:
+        self.id = id
+        self.protocol = protocol
+        self.key_hash = ""
+        self.dimensions: dict[str, tuple[str, ...]] = {}  # as the bot told them
+        self.assigned: dict[str, tuple[str, ...]] = {}  # set by the server: they replace the bot's
+        self.values: frozenset[str] = frozenset()  # "key:value" of all that counts
+        self.version = ""
+        self.state: bytes = b"{}"  # JSON, for show
+        self.session: Session | None = None
+        self.back_until = 0.0  # still capacity until then, though its session has ended
+        self.first_seen_at = first_seen_at
+        self.last_seen_at = first_seen_at
+        self.quarantined: str | None = None  # the reason
+        self.quarantined_by_person = False
+        self.maintenance: str | None = None
+        self.draining = False
+        self.order: BotOrder | None = None
+        self.satisfies: set[RequirementSet] = set()
+
+    @property
+    def takes_work(self) -> bool:
+        return self.quarantined is None and self.maintenance is None and not self.draining and self.order is None
+
+    @property
+    def status(self) -> str:
+        """One of dead, quarantined, maintenance, draining, busy, idle."""
+        if self.session is None:
+            return "dead"
+        if self.quarantined is not None:
+            return "quarantined"
+        if self.maintenance is not None:
+            return "maintenance"
+        if self.draining:
+            return "draining"
+        return "busy" if self.session.attempts else "idle"
+
+
+class Graph:
+    """Operations with dependencies, submitted together or added while it is open."""
+
+    __slots__ = ("alive", "closed_at", "created_at", "due_at", "failed", "id", "is_open", "name", "owner", "touched_at")
+
+    def __init__(self, id: GraphId, name: str, owner: str, is_open: bool, created_at: float) -> None:
+        self.id = id
+        self.name = name
+        self.owner = owner
+        self.is_open = is_open
+        self.created_at = created_at
+        self.touched_at = created_at
+        self.closed_at = 0.0
+        self.due_at = NEVER
+        self.alive: set[OpId] = set()  # operations that are not final
+        self.failed = 0
