@@ -1,6 +1,8 @@
-"""What a route is. Every package under `api/` lists its routes as `Route` values; `api/edge.py` joins the lists.
+"""What a route is. Every package under `api/` lists its routes as `Route` values; `api/edge.py` joins the
+lists.
 
-Dispatch, the OpenAPI file, the limits and the security tests are all driven by these values, so that a new route
+Dispatch, the OpenAPI file, the limits and the security tests are all driven by these values, so that a new
+route
 cannot be forgotten by any of them.
 """
 
@@ -35,7 +37,8 @@ class Query(Struct, frozen=True):
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One route. `path` has `{name}` for a segment. `handler` is looked up in the package's handler classes."""
+    """One route. `path` has `{name}` for a segment. `handler` is looked up in the package's handler
+    classes."""
 
     method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
     path: str

@@ -1,6 +1,7 @@
 """The words of the core: ids, states, what a task runs, and the living things the engine keeps in memory.
 
-Values are frozen `msgspec.Struct`s and may be shared; living things have `__slots__` and change only inside the engine.
+Values are frozen `msgspec.Struct`s and may be shared; living things have `__slots__` and change only inside
+the engine.
 Moments end in `_at` and are engine time (seconds, see docs/architecture.md "Time"); spans end in `_s`.
 
 Source: docs/glossary.md (one word per idea).
@@ -8,7 +9,7 @@ Source: docs/glossary.md (one word per idea).
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum, StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NewType
 
 from msgspec import Struct
@@ -23,6 +24,12 @@ SessionId = NewType("SessionId", int)
 GraphId = NewType("GraphId", int)
 EventId = NewType("EventId", int)
 BotId = NewType("BotId", str)
+
+
+def is_own(op: OpId, task: TaskId) -> bool:
+    """Whether `op` is the operation that `task` was made for."""
+    return int(op) == int(task)
+
 
 NO_GRAPH = GraphId(0)
 NEVER = float("inf")
@@ -97,10 +104,6 @@ class BotOrder(StrEnum):
     TERMINATE = "terminate"
 
 
-class Unset(Enum):
-    UNSET = 0
-
-
 class Command(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One step of a task: a program to run, or a text to write to a file (`write_to` set)."""
 
@@ -129,7 +132,8 @@ class Payload(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
 class Work(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What to run, in the one form that all protocols translate to and from.
 
-    `hard_limit_s` > 0, `io_limit_s` >= 0 (0: none), `grace_s` >= 0 seconds between the polite and the forced stop.
+    `hard_limit_s` > 0, `io_limit_s` >= 0 (0: none), `grace_s` >= 0 seconds between the polite and the forced
+    stop.
     """
 
     commands: tuple[Command, ...] = ()
@@ -154,7 +158,8 @@ class OutputFile(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
-    """How an attempt ended, as its bot (or the engine, for a lost one) tells it. `ok` decides; the exit code is for show."""
+    """How an attempt ended, as its bot (or the engine, for a lost one) tells it. `ok` decides; the exit code
+    is for show."""
 
     ok: bool
     exit_code: int | None = None
@@ -171,7 +176,15 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
 class SliceFacts:
     """The scheduling facts of one slice, shared by all tasks that have the same ones."""
 
-    __slots__ = ("expiration_s", "grace_s", "hard_limit_s", "io_limit_s", "marker", "requires", "wait_for_capacity")
+    __slots__ = (
+        "expiration_s",
+        "grace_s",
+        "hard_limit_s",
+        "io_limit_s",
+        "marker",
+        "requires",
+        "wait_for_capacity",
+    )
 
     def __init__(
         self,
@@ -195,16 +208,23 @@ class SliceFacts:
 class Plan:
     """How a task may be tried: its slices and retry limits. Interned: equal tasks share one."""
 
-    __slots__ = ("bot_retries", "carry_time", "retries", "retry_wait_s", "slices")
+    __slots__ = ("bot_retries", "carry_time", "key", "retries", "retry_wait_s", "slices", "users")
 
     def __init__(
-        self, slices: tuple[SliceFacts, ...], retries: int, bot_retries: int, retry_wait_s: float, carry_time: bool
+        self,
+        slices: tuple[SliceFacts, ...],
+        retries: int,
+        bot_retries: int,
+        retry_wait_s: float,
+        carry_time: bool,
     ) -> None:
         self.slices = slices
         self.retries = retries  # after a fault of the task
         self.bot_retries = bot_retries  # after a fault of the bot
         self.retry_wait_s = retry_wait_s
         self.carry_time = carry_time  # time that a skipped slice did not use goes to the next
+        self.users = 0  # tasks that hold it
+        self.key: object = None  # under which it is interned
 
 
 class Task:
@@ -221,9 +241,10 @@ class Task:
         "own_withdrawn",
         "plan",
         "priority",
+        "queued",
         "remaining_s",
-        "retry_at",
         "sameness",
+        "share",
         "slice",
         "state",
         "task_faults",
@@ -237,9 +258,9 @@ class Task:
         self.priority = priority  # the best of its operations; lower runs first
         self.state = TaskState.PENDING
         self.slice = 0
-        self.due_at = NEVER  # end of the current slice's expiration; meaningful while PENDING and not offered
-        self.remaining_s = 0.0  # expiration left, while offered
-        self.retry_at = 0.0  # not queued before
+        self.queued: RequirementSet | None = None  # the set in whose queue it stands
+        self.due_at = NEVER  # queued: end of the slice's expiration; not queued: end of the retry wait
+        self.remaining_s = 0.0  # expiration left, while it is offered
         self.tries = 0  # the number of the newest attempt, counted or not
         self.task_faults = 0
         self.bot_faults = 0
@@ -249,6 +270,7 @@ class Task:
         self.own_withdrawn = False
         self.graph = NO_GRAPH  # of its own operation
         self.sameness: str | None = None
+        self.share = Share.NONE
         self.waits: dict[OpId, Condition] | None = None  # dependencies not yet met
 
     @property
@@ -315,7 +337,14 @@ class Attempt:
     )
 
     def __init__(
-        self, id: AttemptId, task: TaskId, number: int, bot: BotId, session: SessionId, offer_key: str, offered_at: float
+        self,
+        id: AttemptId,
+        task: TaskId,
+        number: int,
+        bot: BotId,
+        session: SessionId,
+        offer_key: str,
+        offered_at: float,
     ) -> None:
         self.id = id
         self.task = task
@@ -342,7 +371,7 @@ class Session:
     __slots__ = (
         "attempts",
         "bot",
-        "closing",
+        "bucket",
         "deadline_s",
         "due_at",
         "end_reason",
@@ -352,11 +381,11 @@ class Session:
         "held",
         "id",
         "key",
-        "keeps",
         "opened_at",
         "protocol",
         "slots",
         "waiting_since",
+        "woken",
     )
 
     def __init__(
@@ -381,12 +410,12 @@ class Session:
         self.due_at = opened_at + deadline_s
         self.attempts: dict[AttemptId, Attempt] = {}
         self.held = 0  # calls of it that are held right now: it cannot expire meanwhile
-        self.free = 0  # offers that its held call would take
+        self.free = 0  # offers that its waiting call would take
+        self.bucket = -1  # under which load it stands among the waiting ones; -1: it does not
+        self.woken = 0  # of these, how many it was woken for
         self.waiting_since = 0.0
-        self.closing = False
         self.ended_at = 0.0
         self.end_reason = ""
-        self.keeps: tuple[AttemptId, ...] = ()
 
 
 class Bot:
@@ -435,7 +464,9 @@ class Bot:
 
     @property
     def takes_work(self) -> bool:
-        return self.quarantined is None and self.maintenance is None and not self.draining and self.order is None
+        return (
+            self.quarantined is None and self.maintenance is None and not self.draining and self.order is None
+        )
 
     @property
     def status(self) -> str:
@@ -454,7 +485,18 @@ class Bot:
 class Graph:
     """Operations with dependencies, submitted together or added while it is open."""
 
-    __slots__ = ("alive", "closed_at", "created_at", "due_at", "failed", "id", "is_open", "name", "owner", "touched_at")
+    __slots__ = (
+        "alive",
+        "closed_at",
+        "created_at",
+        "doomed",
+        "failed",
+        "id",
+        "is_open",
+        "name",
+        "owner",
+        "touched_at",
+    )
 
     def __init__(self, id: GraphId, name: str, owner: str, is_open: bool, created_at: float) -> None:
         self.id = id
@@ -464,6 +506,6 @@ class Graph:
         self.created_at = created_at
         self.touched_at = created_at
         self.closed_at = 0.0
-        self.due_at = NEVER
         self.alive: set[OpId] = set()  # operations that are not final
-        self.failed = 0
+        self.doomed: set[TaskId] = set()  # blocked for good, unless the graph changes while it is open
+        self.failed = 0  # operations that did not end ok

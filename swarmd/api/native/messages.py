@@ -1,7 +1,9 @@
 """The native API's messages: what travels as JSON under `/api/v1`.
 
-Ids are strings (`core.ids.to_text`), moments RFC 3339 UTC with milliseconds, spans numbers of seconds in fields ending in
-`_s`. Unknown fields of a request are refused. The same types make the OpenAPI file, the server's checks and the client.
+Ids are strings (`core.ids.to_text`), moments RFC 3339 UTC with milliseconds, spans numbers of seconds in
+fields ending in
+`_s`. Unknown fields of a request are refused. The same types make the OpenAPI file, the server's checks and
+the client.
 
 This module imports nothing but msgspec and the core's values, so that the bot and the client can use it.
 """
@@ -54,7 +56,9 @@ PositiveSpan = Annotated[float, Meta(gt=0, le=MAX_SPAN_S)]
 Priority = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 BotName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-Environment = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=256)], Text | None], Meta(max_length=MAX_ENV)]
+Environment = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=256)], Text | None], Meta(max_length=MAX_ENV)
+]
 StateName = Literal[
     "BLOCKED", "PENDING", "RUNNING", "COMPLETED", "TIMED_OUT", "KILLED", "CANCELED", "EXPIRED", "NO_RESOURCE",
     "BOT_DIED", "CLIENT_ERROR", "SKIPPED",
@@ -99,7 +103,8 @@ class Dependency(Request):
 class TaskRequest(Request):
     """One task (or, with `array` or `lines`, many equal ones).
 
-    Give `argv` for one command, or `commands` for several; `noop` runs on a bot but starts no process; `marker` never
+    Give `argv` for one command, or `commands` for several; `noop` runs on a bot but starts no process;
+    `marker` never
     reaches a bot and is completed as soon as what it depends on is done.
     """
 
@@ -194,7 +199,8 @@ class AttemptInfo(Answer):
 
 
 class TaskInfo(Answer):
-    """An operation and the task behind it. `id` is the operation's; `task` differs from it only when it was shared."""
+    """An operation and the task behind it. `id` is the operation's; `task` differs from it only when it was
+    shared."""
 
     id: str
     task: str
@@ -357,9 +363,9 @@ class BotOrderRequest(Request):
     """What a person wants of a bot. `quarantine`, `maintenance`: a reason; null takes it back."""
 
     drain: bool | None = None
-    quarantine: Text | None | msgspec.UnsetType = msgspec.UNSET
-    maintenance: Text | None | msgspec.UnsetType = msgspec.UNSET
-    order: Literal["restart", "update", "terminate"] | None | msgspec.UnsetType = msgspec.UNSET
+    quarantine: Text | msgspec.UnsetType | None = msgspec.UNSET
+    maintenance: Text | msgspec.UnsetType | None = msgspec.UNSET
+    order: Literal["restart", "update", "terminate"] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class BlobAnswer(Answer):
@@ -407,7 +413,8 @@ class Empty(Answer):
     """Nothing to say."""
 
 
-# ------------------------------------------------------------------ a bot's calls (docs/http-api.md, "A bot's calls")
+# ------------------------------------------------------------------ a bot's calls (docs/http-api.md, "A
+# bot's calls")
 
 
 class SessionRequest(Request):
@@ -454,9 +461,17 @@ class OutputPiece(Request):
 
 
 class SyncRequest(Request):
-    """`running` and `queued` are the whole truth of what the bot holds. `free`: how many more offers it takes."""
+    """`running` and `queued` are the whole truth of what the bot holds. `free`: how many more offers it
+    takes.
+
+    `seen`: the highest `seq` whose answer the bot had read when it made this request (left out: `seq - 1`).
+    Offers of a later
+    answer are not judged by this request. It matters only to a bot that sends a request while another one is
+    held.
+    """
 
     seq: Annotated[int, Meta(ge=1)]
+    seen: Annotated[int, Meta(ge=0)] | None = None
     running: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
     queued: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
     finished: Annotated[list[FinishedAttempt], Meta(max_length=8 * MAX_SLOTS)] = []
@@ -479,7 +494,8 @@ class Offer(Answer):
 
 
 class Order(Answer):
-    """`stop` names an attempt, why, and the grace between the polite and the forced stop; the others mean the bot itself.
+    """`stop` names an attempt, why, and the grace between the polite and the forced stop; the others mean
+    the bot itself.
 
     An order is repeated in every answer until its effect is seen.
     """

@@ -1,0 +1,182 @@
+"""Pending tasks by requirement set and priority, and which bots and sets belong together.
+
+A bot knows the sets it satisfies; an offer looks only at the heads of those sets: O(k), k = sets that this
+bot satisfies
+and that have something queued, flat in the number of pending tasks.
+
+Source: docs/architecture.md, "Matching".
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections.abc import Iterable, Mapping
+
+from swarmd.core.dimensions import ID, POOL, Requirement, Requirements, missing
+from swarmd.core.model import Bot, BotId, Task, TaskId
+
+_COMPACT_FLOOR = 256
+
+
+class RequirementSet:
+    """One canonical set of requirements: what is queued under it and who could take it."""
+
+    __slots__ = ("bots", "count", "heaps", "impatient", "priorities", "requirements", "users")
+
+    def __init__(self, requirements: Requirements) -> None:
+        self.requirements = requirements
+        self.users = 0  # plans that refer to it
+        self.bots: dict[BotId, Bot] = {}  # present bots that satisfy it
+        self.heaps: dict[int, list[int]] = {}  # task ids by priority; may hold stale ones
+        self.priorities: list[int] = []  # sorted keys of heaps
+        self.count = 0  # tasks that are really queued
+        self.impatient: set[TaskId] = set()  # queued tasks whose slice does not wait for capacity
+
+    @property
+    def pool(self) -> str:
+        return next((alternatives[0] for key, alternatives in self.requirements if key == POOL), "")
+
+    @property
+    def pivot(self) -> Requirement:
+        """The requirement that probably fewest bots meet: the set is found by it."""
+        if not self.requirements:
+            return ("", ("",))
+        return min(self.requirements, key=lambda r: (r[0] != ID, r[0] == POOL, len(r[1]), r))
+
+    def push(self, task: Task) -> None:
+        """Queues `task` by its priority and age."""
+        assert task.queued is None, f"task {task.id} is queued twice"
+        heap = self.heaps.get(task.priority)
+        if heap is None:
+            heap = self.heaps[task.priority] = []
+            insort(self.priorities, task.priority)
+        heapq.heappush(heap, task.id)
+        task.queued = self
+        self.count += 1
+        if not task.facts.wait_for_capacity:
+            self.impatient.add(task.id)
+
+    def leave(self, task: Task) -> None:
+        """Takes `task` out; its entry in the heap becomes stale."""
+        assert task.queued is self
+        task.queued = None
+        self.count -= 1
+        self.impatient.discard(task.id)
+
+    def head(self, tasks: Mapping[TaskId, Task]) -> Task | None:
+        """The task that comes first, still queued. Stale entries met on the way are removed."""
+        while self.priorities:
+            priority = self.priorities[0]
+            heap = self.heaps[priority]
+            while heap:
+                task = tasks.get(TaskId(heap[0]))
+                if task is not None and task.queued is self and task.priority == priority:
+                    return task
+                heapq.heappop(heap)
+            del self.heaps[priority], self.priorities[0]
+        return None
+
+    def queued_tasks(self, tasks: Mapping[TaskId, Task]) -> set[TaskId]:
+        """All tasks queued here. O(n), for explanations."""
+        return {
+            TaskId(id)
+            for priority, heap in self.heaps.items()
+            for id in heap
+            if (task := tasks.get(TaskId(id))) is not None
+            and task.queued is self
+            and task.priority == priority
+        }
+
+    def position(self, task: Task, tasks: Mapping[TaskId, Task]) -> int:
+        """How many tasks stand before `task` in this set. O(n)."""
+        mine = (task.priority, task.id)
+        return sum(1 for id in self.queued_tasks(tasks) if (tasks[id].priority, id) < mine)
+
+    def compact(self, tasks: Mapping[TaskId, Task]) -> None:
+        """Drops stale entries when they outnumber the live ones by far."""
+        if sum(map(len, self.heaps.values())) > _COMPACT_FLOOR + 4 * self.count:
+            live = self.queued_tasks(tasks)
+            self.heaps = {}
+            for id in live:
+                self.heaps.setdefault(tasks[id].priority, []).append(id)
+            for heap in self.heaps.values():
+                heapq.heapify(heap)
+            self.priorities = sorted(self.heaps)
+
+
+class Matching:
+    """Which present bots satisfy which requirement sets, kept by an index of `key:value`."""
+
+    __slots__ = ("bots_by_value", "sets", "sets_by_pivot")
+
+    def __init__(self) -> None:
+        self.sets: dict[Requirements, RequirementSet] = {}
+        self.sets_by_pivot: dict[str, set[RequirementSet]] = {}
+        self.bots_by_value: dict[str, dict[BotId, Bot]] = {}
+
+    def set_of(self, requirements: Requirements) -> RequirementSet:
+        """The set of these requirements, made when it is new."""
+        found = self.sets.get(requirements)
+        if found is None:
+            found = self.sets[requirements] = RequirementSet(requirements)
+            key, alternatives = found.pivot
+            candidates: dict[BotId, Bot] = {}
+            for value in alternatives:
+                self.sets_by_pivot.setdefault(f"{key}:{value}", set()).add(found)
+                candidates.update(self.bots_by_value.get(f"{key}:{value}", {}))
+            for bot in candidates.values():
+                self._pair(found, bot)
+        return found
+
+    def release(self, requirement_set: RequirementSet) -> None:
+        """Drops a set that no plan refers to any more."""
+        requirement_set.users -= 1
+        if requirement_set.users > 0:
+            return
+        assert requirement_set.count == 0, "a set with queued tasks lost its last user"
+        del self.sets[requirement_set.requirements]
+        key, alternatives = requirement_set.pivot
+        for value in alternatives:
+            sets = self.sets_by_pivot[f"{key}:{value}"]
+            sets.discard(requirement_set)
+            if not sets:
+                del self.sets_by_pivot[f"{key}:{value}"]
+        for bot in requirement_set.bots.values():
+            bot.satisfies.discard(requirement_set)
+
+    def enter(self, bot: Bot) -> None:
+        """Counts `bot` as present, with its values as they are now."""
+        for value in bot.values:
+            self.bots_by_value.setdefault(value, {})[bot.id] = bot
+            for requirement_set in self.sets_by_pivot.get(value, ()):
+                self._pair(requirement_set, bot)
+
+    def leave(self, bot: Bot) -> None:
+        """Forgets `bot`; call before its values change."""
+        for value in bot.values:
+            bots = self.bots_by_value.get(value)
+            if bots is not None:
+                bots.pop(bot.id, None)
+                if not bots:
+                    del self.bots_by_value[value]
+        for requirement_set in bot.satisfies:
+            requirement_set.bots.pop(bot.id, None)
+        bot.satisfies = set()
+
+    @staticmethod
+    def _pair(requirement_set: RequirementSet, bot: Bot) -> None:
+        if not missing(requirement_set.requirements, bot.values):
+            requirement_set.bots[bot.id] = bot
+            bot.satisfies.add(requirement_set)
+
+
+def best_head(sets: Iterable[RequirementSet], tasks: Mapping[TaskId, Task]) -> Task | None:
+    """The task that comes first over all `sets`: lowest priority, then oldest."""
+    best: Task | None = None
+    for requirement_set in sets:
+        if requirement_set.count:
+            task = requirement_set.head(tasks)
+            if task is not None and (best is None or (task.priority, task.id) < (best.priority, best.id)):
+                best = task
+    return best

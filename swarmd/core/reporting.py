@@ -1,0 +1,252 @@
+"""What a bot's session takes and tells: offers, acceptance, output, outcomes, and what it says it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from msgspec import Struct
+
+from swarmd.core.changes import OutputChunk
+from swarmd.core.ending import Ending
+from swarmd.core.errors import NotYours
+from swarmd.core.ids import to_text
+from swarmd.core.model import (
+    NEVER,
+    Attempt,
+    AttemptId,
+    AttemptState,
+    OpId,
+    Outcome,
+    Session,
+    SessionId,
+    StopReason,
+    Stream,
+    Task,
+    TaskState,
+)
+from swarmd.core.queue import best_head
+
+MAX_OFFERS = 2_048  # in one answer
+
+
+class Ordered(Struct, frozen=True):
+    """Something that a session is told to do."""
+
+    kind: str  # stop, drain, restart, update, terminate
+    attempt: AttemptId | None = None
+    reason: str = ""
+    grace_s: float | None = None
+
+
+class Reporting(Ending):
+    """Everything between an offer and an outcome."""
+
+    # ------------------------------------------------------------- offers
+
+    def offer(self, now: float, session_id: SessionId, key: str, limit: int) -> list[Attempt]:
+        """Up to `limit` new attempts for a session, in order of priority, then age.
+
+        The same `key` again gives the same attempts (those not yet started), also after a restart, and no
+        new ones.
+        Cost: O(limit × k), k = requirement sets with something queued that the bot satisfies.
+        Raises `Unknown` for a session that is not open.
+        """
+        session = self.session_named(session_id)
+        again = [a for a in session.attempts.values() if a.offer_key == key]
+        if again:
+            return [a for a in again if a.state is AttemptState.OFFERED]
+        bot = self.bots[session.bot]
+        if not bot.takes_work:
+            return []
+        offered = []
+        for _ in range(min(limit, MAX_OFFERS)):
+            task = best_head(bot.satisfies, self.tasks)
+            if task is None:
+                break
+            offered.append(self._offer_one(now, session, task, key))
+        if offered:
+            self.moved.add(session.id)
+        return offered
+
+    def _offer_one(self, now: float, session: Session, task: Task, key: str) -> Attempt:
+        assert task.state is TaskState.PENDING and task.attempt is None
+        left_s = max(0.0, task.due_at - now)
+        self.unqueue(task)
+        task.remaining_s = left_s
+        task.tries += 1
+        attempt = Attempt(
+            AttemptId(self.ids.next(now)), task.id, task.tries, session.bot, session.id, key, now
+        )
+        attempt.accept_due_at = now + self.settings.accept_s
+        task.attempt = attempt
+        self.attempts[attempt.id] = attempt
+        session.attempts[attempt.id] = attempt
+        self.touch_attempt(attempt)
+        self.touch(task)
+        return attempt
+
+    def accept(self, now: float, attempt: Attempt) -> None:
+        """The first sign that the bot has started it: the task is RUNNING and its limits run. Twice is one
+        effect."""
+        if attempt.state is not AttemptState.OFFERED:
+            return
+        task = self.tasks[attempt.task]
+        session = self.sessions[attempt.session]
+        facts = task.facts
+        attempt.state = AttemptState.RUNNING
+        attempt.started_at = now
+        attempt.accept_due_at = NEVER
+        margin_s = 3 * facts.grace_s + self.settings.stop_margin_s if session.enforces_limits else 0.0
+        attempt.limit_due_at = now + facts.hard_limit_s + margin_s
+        self.move(task, TaskState.RUNNING)
+        self.touch_attempt(attempt)
+        self.tell_state(now, task, attempt)
+        self.moved.add(session.id)
+
+    def held(self, now: float, session_id: SessionId, attempt_id: AttemptId) -> Attempt:
+        """The live attempt `attempt_id` of this session; raises `NotYours` for any other."""
+        attempt = self.attempts.get(attempt_id)
+        if attempt is None or attempt.session != session_id:
+            raise NotYours(
+                "stale_attempt",
+                f"attempt {to_text(attempt_id)} is not held by this session (any more)",
+                "stop it",
+            )
+        return attempt
+
+    def holds(
+        self,
+        now: float,
+        session_id: SessionId,
+        running: Collection[AttemptId],
+        queued: Collection[AttemptId],
+        judged: Callable[[Attempt], bool],
+    ) -> list[AttemptId]:
+        """Compares what a bot says it holds, the whole truth, with what we think.
+
+        Named in `running`: accepted. Named in `queued`: received. Accepted and named nowhere: lost. Offered,
+        `judged` (the
+        bot must have seen the offer) and named nowhere: declined. Returns those named that this session does
+        not hold.
+        """
+        session = self.session_named(session_id)
+        named = set(running)
+        for id in running:
+            attempt = session.attempts.get(id)
+            if attempt is not None and attempt.state is AttemptState.OFFERED:
+                self.accept(now, attempt)
+        for id in queued:
+            attempt = session.attempts.get(id)
+            if attempt is not None and not attempt.queued and attempt.state is AttemptState.OFFERED:
+                attempt.queued = True
+                attempt.accept_due_at = NEVER
+                self.touch_attempt(attempt)
+        named.update(queued)
+        if len(named) != len(session.attempts) or not named.issuperset(session.attempts):
+            for attempt in [a for id, a in session.attempts.items() if id not in named]:
+                if attempt.state is AttemptState.RUNNING:
+                    self.lose(now, attempt, "its bot no longer knows it")
+                elif attempt.queued or judged(attempt):
+                    self.drop(now, attempt, "declined by its bot")
+            return sorted(id for id in named if id not in session.attempts)
+        return []
+
+    # ------------------------------------------------------------- output
+
+    def report_output(self, now: float, attempt: Attempt, stream: str, offset: int, data: bytes) -> int:
+        """Appends bytes to a stream; returns where the stream ends now.
+
+        A stream only grows: bytes below its end are ignored; a gap reads as NULs; above `output_limit` bytes
+        are dropped
+        and counted.
+        """
+        known = attempt.streams.get(stream)
+        if known is None:
+            known = attempt.streams[stream] = Stream()
+        if offset < known.end + known.dropped:
+            data = data[known.end + known.dropped - offset :]
+            offset = known.end + known.dropped
+        limit = self.settings.output_limit
+        kept = data[: max(0, limit - offset)]
+        if len(data) > len(kept):
+            known.dropped = offset + len(data) - limit
+            self.touch_attempt(attempt)
+        if kept:
+            # The gap counts in the merged stream too, so that both tell the same.
+            attempt.merged_end += offset - known.end
+            self.changes.chunks.append(OutputChunk(attempt.id, stream, offset, attempt.merged_end, kept))
+            attempt.merged_end += len(kept)
+            known.end = offset + len(kept)
+            self.touch_attempt(attempt)
+        elif len(data) > len(kept) and known.end < limit:
+            attempt.merged_end += limit - known.end
+            known.end = limit
+        return known.end
+
+    # ------------------------------------------------------------- outcomes and orders
+
+    def finish(self, now: float, session_id: SessionId, attempt_id: AttemptId, outcome: Outcome) -> bool:
+        """The bot reports how an attempt ended. False, and nothing changed, when it is not this session's
+        any more."""
+        attempt = self.attempts.get(attempt_id)
+        if attempt is None or attempt.session != session_id:
+            return False
+        self.accept(now, attempt)
+        self.conclude(now, attempt, outcome)
+        return True
+
+    def orders(self, session_id: SessionId) -> list[Ordered]:
+        """What a session is told now; repeated until its effect is seen."""
+        session = self.session_named(session_id)
+        bot = self.bots[session.bot]
+        found = [
+            Ordered("stop", a.id, a.stop.reason.value, a.stop.grace_s)
+            for a in session.attempts.values()
+            if a.stop is not None
+        ]
+        if bot.draining:
+            found.append(Ordered("drain"))
+        if bot.order is not None:
+            found.append(Ordered(bot.order.value))
+        return found
+
+    # ------------------------------------------------------------- deadlines of a session
+
+    def session_due(self, session: Session) -> float:
+        """The earliest of all that hangs on a session: its own expiry (never while a call of it is held),
+        and the
+        acceptance, limits and stops of its attempts."""
+        due = NEVER if session.held else session.due_at
+        for a in session.attempts.values():
+            attempt_due = a.stop.due_at if a.stop is not None else min(a.accept_due_at, a.limit_due_at)
+            due = min(due, attempt_due)
+        return due
+
+    def attempts_due(self, now: float, session: Session) -> None:
+        """Acts on the attempts of a session whose deadlines have passed."""
+        for attempt in list(session.attempts.values()):
+            if attempt.stop is not None:
+                if attempt.stop.due_at <= now:
+                    self.conclude(
+                        now, attempt, Outcome(ok=False, reason="its bot did not report the end of the stop")
+                    )
+            elif attempt.accept_due_at <= now:
+                self.drop(now, attempt, f"not started within {self.settings.accept_s:g} s")
+            elif attempt.limit_due_at <= now:
+                self._limit_passed(now, session, attempt)
+
+    def _limit_passed(self, now: float, session: Session, attempt: Attempt) -> None:
+        attempt.limit_due_at = NEVER
+        if session.enforces_limits:  # it should have reported long ago: this was the backstop
+            self.conclude(
+                now,
+                attempt,
+                Outcome(ok=False, timed_out=True, reason="hard limit, and its bot did not report"),
+            )
+        else:
+            self.begin_stop(now, attempt, StopReason.HARD_LIMIT)
+
+    def op_name(self, attempt: Attempt) -> OpId:
+        """The operation that a bot is told as its task: the first one still standing."""
+        task = self.tasks[attempt.task]
+        return OpId(task.id) if task.ops is None else next(iter(task.ops))
