@@ -39,7 +39,7 @@ def check_key(key: str) -> None:
         raise Refused(
             "bad_dimension",
             f"{key[:80]!r} cannot be the name of a dimension",
-            f"use letters, digits, '-', '_' and '.', not beginning with a digit, at most {MAX_KEY} characters",
+            f"use letters, digits, '-', '_', '.', no digit first, at most {MAX_KEY} characters",
         )
 
 

@@ -40,7 +40,8 @@ class Explaining(Submitting):
             )
         elif attempt is not None and attempt.state is AttemptState.RUNNING:
             reason = "running"
-            sentence = f"it runs on bot {attempt.bot} (attempt {attempt.number}) since {now - attempt.started_at:.0f} s"
+            since_s = now - attempt.started_at
+            sentence = f"it runs on bot {attempt.bot} (attempt {attempt.number}) since {since_s:.0f} s"
         elif attempt is not None and attempt.queued:
             reason = "queued_in_bot"
             sentence = f"bot {attempt.bot} has taken it and will start it as soon as one of its slots is free"
@@ -89,7 +90,8 @@ class Explaining(Submitting):
         connected = [bot for bot in able if bot.session is not None]
         if connected:
             before = requires.position(task, self.tasks)
-            busy = f"{_bots(len(connected))} can run it and {'is' if len(connected) == 1 else 'are'} busy or about to take it"
+            are = "is" if len(connected) == 1 else "are"
+            busy = f"{_bots(len(connected))} can run it and {are} busy or about to take it"
             return (
                 "bots_busy",
                 f"{busy}; {before} task{'' if before == 1 else 's'} with the same requirements come first",

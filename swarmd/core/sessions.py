@@ -112,7 +112,7 @@ class Sessions(Reporting):
             raise Conflict(
                 "bot_in_use",
                 f"bot {bot.id} has an open {bot.protocol} session that began under another key",
-                f"give this bot another id, or stop the other one; its session ends {old.deadline_s:g} s after its last call",
+                f"give this bot another id, or stop the other one; its session ends after {old.deadline_s:g} s",
             )
 
     def _hand_over(self, now: float, old: Session, new: Session, keeps: Collection[AttemptId]) -> None:

@@ -24,7 +24,6 @@ from swarmd.core.model import (
     GraphId,
     Op,
     OpId,
-    Plan,
     Share,
     Task,
     TaskId,
@@ -32,6 +31,7 @@ from swarmd.core.model import (
     Work,
     is_own,
 )
+from swarmd.core.placing import SliceKey
 from swarmd.core.sessions import Sessions
 
 MAX_EDGES = 1_000_000  # of one submission
@@ -152,7 +152,7 @@ class Submitting(Sessions):
             raise LookAgain(vanished)
         _check_cycles(specs)
 
-    def _requirements(self, spec: TaskSpec) -> tuple[tuple[object, ...], ...]:
+    def _requirements(self, spec: TaskSpec) -> tuple[SliceKey, ...]:
         slices = []
         for number, part in enumerate(spec.slices):
             work = spec.work[number if len(spec.work) > 1 else 0]
@@ -171,7 +171,7 @@ class Submitting(Sessions):
         self,
         now: float,
         spec: TaskSpec,
-        slices: tuple[tuple[object, ...], ...],
+        slices: tuple[SliceKey, ...],
         op: OpId,
         ids: list[OpId],
         graph: Graph | None,
@@ -195,8 +195,8 @@ class Submitting(Sessions):
         if shared is not None:
             self.changed()
             return Submitted(op, task_id, TaskState.PENDING)
-        plan: Plan = self.plan_of(slices, spec.retries, spec.bot_retries, spec.retry_wait_s, spec.carry_time)
-        # type: ignore[arg-type]
+        plan = self.plan_of(slices, spec.retries, spec.bot_retries, spec.retry_wait_s, spec.carry_time)
+
         task = Task(task_id, plan, spec.priority)
         task.graph = graph_id
         task.sameness, task.share = spec.sameness, spec.share

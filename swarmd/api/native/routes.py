@@ -138,7 +138,7 @@ ROUTES: tuple[Route, ...] = (
         handler="follow_output",
         verb=Verb.READ,
         produces="text/event-stream",
-        about="Both output streams live, as server-sent events: `output` with {stream, offset, data}, `state`, `end`.",
+        about="Both output streams live, as server-sent events: `output`, `state`, `end`.",
     ),
     # graphs
     Route(
