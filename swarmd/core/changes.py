@@ -116,7 +116,8 @@ class Changes:
         "chunks",
         "deleted_bots",
         "edges_added",
-        "edges_removed",
+        "edges_gone",
+        "edges_met",
         "events",
         "finals",
         "graphs",
@@ -133,7 +134,7 @@ class Changes:
         self.tasks_added: list[tuple[Task, TaskRecord]] = []
         self.tasks: dict[TaskId, Task] = {}
         self.tasks_gone: list[TaskId] = []  # whose operation joined another task
-        self.finals: list[FinalRecord] = []
+        self.finals: dict[TaskId, FinalRecord] = {}
         self.ops_added: list[OpRecord] = []
         self.ops_changed: dict[OpId, OpChange] = {}
         self.attempts: dict[AttemptId, Attempt] = {}
@@ -142,7 +143,8 @@ class Changes:
         self.deleted_bots: list[BotId] = []
         self.graphs: dict[GraphId, Graph] = {}
         self.edges_added: list[tuple[TaskId, OpId, Condition]] = []
-        self.edges_removed: list[tuple[TaskId, OpId]] = []
+        self.edges_met: list[tuple[TaskId, OpId]] = []
+        self.edges_gone: list[TaskId] = []  # replaced: written before those added
         self.events: list[Event] = []
         self.chunks: list[OutputChunk] = []
         self.requests: list[RequestRecord] = []

@@ -153,7 +153,7 @@ class Ending(Placing):
             self.unqueue(task)
         self.move(task, state)
         ok = outcome.ok and state is TaskState.COMPLETED
-        self.changes.finals.append(FinalRecord(task.id, state, ok, outcome.exit_code, outcome.reason, now))
+        self.changes.finals[task.id] = FinalRecord(task.id, state, ok, outcome.exit_code, outcome.reason, now)
         self.tell_state(now, task, attempt, outcome.reason)
         self._forget(task)
         for op in self.ops_of(task):
@@ -171,7 +171,6 @@ class Ending(Placing):
 
     def _drop_waits(self, task: Task) -> None:
         for op in task.waits or ():
-            self.changes.edges_removed.append((task.id, op))
             waiting = self.dependents.get(op)
             if waiting is not None:
                 waiting.remove(task.id)
@@ -209,7 +208,7 @@ class Ending(Placing):
         condition = task.waits[op]
         if meets(condition, ok):
             del task.waits[op]
-            self.changes.edges_removed.append((task.id, op))
+            self.changes.edges_met.append((task.id, op))
             self.changed()
             if not task.waits:
                 self.ready(now, task)

@@ -237,6 +237,7 @@ class Task:
         "due_at",
         "graph",
         "id",
+        "last_attempt",
         "ops",
         "own_withdrawn",
         "plan",
@@ -266,6 +267,7 @@ class Task:
         self.bot_faults = 0
         self.drops = 0
         self.attempt: Attempt | None = None  # the one live attempt
+        self.last_attempt = AttemptId(0)  # the newest one, live or not
         self.ops: dict[OpId, Op] | None = None  # None: just its own operation
         self.own_withdrawn = False
         self.graph = NO_GRAPH  # of its own operation

@@ -79,6 +79,7 @@ class Reporting(Ending):
         )
         attempt.accept_due_at = now + self.settings.accept_s
         task.attempt = attempt
+        task.last_attempt = attempt.id
         self.attempts[attempt.id] = attempt
         session.attempts[attempt.id] = attempt
         self.touch_attempt(attempt)

@@ -277,9 +277,8 @@ class Submitting(Sessions):
             return task.state
         if not is_own(one.id, one.task):
             return TaskState.COMPLETED
-        return next(
-            (f.state for f in reversed(self.changes.finals) if f.task == one.task), TaskState.COMPLETED
-        )
+        final = self.changes.finals.get(one.task)
+        return TaskState.COMPLETED if final is None else final.state
 
     def remember_request(self, record: RequestRecord) -> None:
         self.changes.requests.append(record)
@@ -324,6 +323,7 @@ class Submitting(Sessions):
                 "leave out the dependency that closes the circle",
             )
         self._drop_waits(task)
+        self.changes.edges_gone.append(task.id)
         task.waits = waits or None
         for on, condition in waits.items():
             self.dependents.setdefault(on, []).append(task.id)

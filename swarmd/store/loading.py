@@ -1,0 +1,223 @@
+"""Brings what is alive back from the file: only that, so that a start does not depend on the size of the history.
+
+Limits and session deadlines do not count the time the daemon was down; expirations and retry waits do.
+Source: docs/architecture.md, "Time".
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from swarmd.core.dimensions import canonical, values_of
+from swarmd.core.engine import Engine
+from swarmd.core.features import features_of
+from swarmd.core.model import (
+    NEVER,
+    NO_GRAPH,
+    Attempt,
+    AttemptId,
+    AttemptState,
+    Bot,
+    BotId,
+    BotOrder,
+    Condition,
+    Graph,
+    GraphId,
+    Op,
+    OpId,
+    Plan,
+    Session,
+    SessionId,
+    Share,
+    Stop,
+    StopReason,
+    Stream,
+    Task,
+    TaskId,
+    TaskState,
+    Work,
+)
+from swarmd.core.placing import SliceKey
+from swarmd.core.submitting import SliceSpec
+
+_works = msgspec.json.Decoder(list[Work])
+_slices = msgspec.json.Decoder(list[SliceSpec])
+_dimensions = msgspec.json.Decoder(dict[str, tuple[str, ...]])
+_streams = msgspec.json.Decoder(dict[str, tuple[int, int]])
+
+
+class Clock(Struct, frozen=True):
+    """The moment of the last commit."""
+
+    now: float
+    wall: float
+    last_id: int
+
+
+def read_clock(conn: sqlite3.Connection) -> Clock | None:
+    """None for a new file."""
+    row = conn.execute("SELECT now, wall, last_id FROM clock").fetchone()
+    return None if row is None else Clock(*row)
+
+
+def load(conn: sqlite3.Connection, engine: Engine, clock: Clock, now: float, wall: float) -> None:
+    """Fills a fresh `engine` with everything alive; `now` and `wall` are this start's engine and wall time."""
+    down_s = max(0.0, now - clock.now)
+    offset = wall - now
+    _load_bots(conn, engine, offset)
+    _load_graphs(conn, engine)
+    _load_sessions(conn, engine, now)
+    _load_tasks(conn, engine)
+    _load_ops(conn, engine)
+    _load_attempts(conn, engine, down_s)
+    engine.loaded(now)
+
+
+def _load_bots(conn: sqlite3.Connection, engine: Engine, offset: float) -> None:
+    rows = conn.execute("""
+        SELECT id, protocol, key_hash, dimensions, assigned, version, state, first_seen_wall, last_seen_wall,
+            quarantined, by_person, maintenance, draining, ordered FROM bots
+    """)
+    for id, protocol, key_hash, dimensions, assigned, version, state, first, last, *flags in rows:
+        bot = Bot(BotId(id), protocol, first - offset)
+        bot.key_hash, bot.version, bot.state = key_hash, version, bytes(state)
+        bot.dimensions, bot.assigned = _dimensions.decode(dimensions), _dimensions.decode(assigned)
+        bot.values = values_of(bot.dimensions, bot.assigned)
+        bot.last_seen_at = last - offset
+        bot.quarantined, by_person, bot.maintenance, draining, ordered = flags
+        bot.quarantined_by_person, bot.draining = bool(by_person), bool(draining)
+        bot.order = BotOrder(ordered) if ordered else None
+        engine.load_bot(bot)
+
+
+def _load_graphs(conn: sqlite3.Connection, engine: Engine) -> None:
+    rows = conn.execute("""
+        SELECT id, name, owner, is_open, touched_at, failed FROM graphs WHERE is_open = 1 OR alive > 0
+    """)
+    for id, name, owner, is_open, touched_at, failed in rows:
+        graph = Graph(GraphId(id), name, owner, bool(is_open), touched_at)
+        graph.failed = failed
+        engine.load_graph(graph)
+
+
+def _load_sessions(conn: sqlite3.Connection, engine: Engine, now: float) -> None:
+    rows = conn.execute("""
+        SELECT id, bot, protocol, key, slots, deadline_s, enforces_limits, opened_at
+        FROM sessions WHERE ended_wall IS NULL
+    """)
+    for id, bot, protocol, key, slots, deadline_s, enforces, opened_at in rows:
+        session = Session(
+            SessionId(id), BotId(bot), protocol, key, slots, deadline_s, bool(enforces), opened_at
+        )
+        engine.load_session(now, session)
+
+
+def _plans(engine: Engine) -> Callable[..., Plan]:
+    """Equal texts give equal plans: each is read once."""
+    known: dict[tuple[bytes, bytes, str], tuple[SliceKey, ...]] = {}
+
+    def plan_of(work: bytes, slices: bytes, pool: str, *limits: object) -> Plan:
+        key = (work, slices, pool)
+        found = known.get(key)
+        if found is None:
+            works = _works.decode(work)
+            parts = _slices.decode(slices)
+            found = known[key] = tuple(
+                slice_key(works[n if len(works) > 1 else 0], part, pool) for n, part in enumerate(parts)
+            )
+        retries, bot_retries, retry_wait_s, carry = limits
+        return engine.plan_of(found, int(retries), int(bot_retries), float(retry_wait_s), bool(carry))  # type: ignore[call-overload]
+
+    return plan_of
+
+
+def slice_key(work: Work, part: SliceSpec, pool: str) -> SliceKey:
+    """The scheduling facts of one slice."""
+    requirements = () if work.marker else canonical(part.dimensions, pool, features_of(work))
+    return (
+        requirements, part.expiration_s, part.wait_for_capacity, work.hard_limit_s, work.io_limit_s, work.grace_s,
+        work.marker,
+    )  # fmt: skip
+
+
+def _load_tasks(conn: sqlite3.Connection, engine: Engine) -> None:
+    plan_of = _plans(engine)
+    rows = conn.execute("""
+        SELECT t.id, t.state, t.slice, t.priority, t.due_at, t.remaining_s, t.tries, t.task_faults, t.bot_faults,
+            t.drops, t.attempt, t.sameness, t.share, t.work, t.slices,
+            (SELECT pool FROM ops WHERE ops.id = t.id), t.retries, t.bot_retries, t.retry_wait_s, t.carry_time
+        FROM tasks AS t INDEXED BY tasks_alive WHERE t.state < 10
+    """)
+    for id, state, slice, priority, due_at, remaining_s, *rest in rows:
+        tries, task_faults, bot_faults, drops, attempt, sameness, share, work, slices, pool, *limits = rest
+        task = Task(TaskId(id), plan_of(work, slices, pool, *limits), priority)
+        task.state, task.slice, task.remaining_s = TaskState(state), slice, remaining_s
+        task.due_at = NEVER if due_at is None else due_at
+        task.tries, task.task_faults, task.bot_faults, task.drops = tries, task_faults, bot_faults, drops
+        task.last_attempt = AttemptId(attempt or 0)
+        if sameness is not None:
+            task.sameness, task.share = sameness, Share(share)
+        engine.load_task(task)
+    edges = conn.execute("""
+        SELECT e.task, e.on_op, e.condition FROM tasks AS t INDEXED BY tasks_alive
+        JOIN edges AS e ON e.task = t.id WHERE t.state < 10 AND e.met = 0
+    """)
+    for task_id, on, condition in edges:
+        task = engine.tasks[TaskId(task_id)]
+        if task.state is TaskState.BLOCKED:
+            if task.waits is None:
+                task.waits = {}
+            task.waits[OpId(on)] = Condition(condition)
+            engine.dependents.setdefault(OpId(on), []).append(task.id)
+
+
+def _load_ops(conn: sqlite3.Connection, engine: Engine) -> None:
+    own = conn.execute("""
+        SELECT o.id, o.task, o.priority, o.graph, o.parent FROM tasks AS t INDEXED BY tasks_alive
+        JOIN ops AS o ON o.id = t.id WHERE t.state < 10 AND o.ended IS NULL AND o.task = t.id
+    """)
+    shared: dict[int, list[tuple[Op, OpId | None]]] = {}
+    others = conn.execute("""
+        SELECT o.id, o.task, o.priority, o.graph, o.parent FROM tasks AS t INDEXED BY tasks_alive
+        JOIN ops AS o INDEXED BY ops_shared ON o.task = t.id WHERE t.state < 10 AND o.task <> o.id AND o.ended IS NULL
+    """).fetchall()
+    for row in others:
+        shared.setdefault(row[1], []).append(_op(row))
+    for row in own:
+        engine.load_ops(engine.tasks[TaskId(row[1])], [_op(row), *shared.pop(row[1], ())])
+    for task_id, ops in shared.items():  # their own operations were withdrawn
+        engine.load_ops(engine.tasks[TaskId(task_id)], ops)
+
+
+def _op(row: tuple[int, int, int, int | None, int | None]) -> tuple[Op, OpId | None]:
+    id, task, priority, graph, parent = row
+    op = Op(OpId(id), TaskId(task), priority, GraphId(graph) if graph else NO_GRAPH)
+    return op, None if parent is None else OpId(parent)
+
+
+def _load_attempts(conn: sqlite3.Connection, engine: Engine, down_s: float) -> None:
+    rows = conn.execute("""
+        SELECT id, task, number, bot, session, offer_key, state, offered_at, started_at, accept_due_at, limit_due_at,
+            queued, stop_reason, stop_since_at, stop_due_at, stop_grace_s, streams, merged_end
+        FROM attempts INDEXED BY attempts_alive WHERE state < 10
+    """)
+    for id, task, number, bot, session, offer_key, state, offered_at, started_at, *rest in rows:
+        accept_due_at, limit_due_at, queued, reason, since_at, due_at, grace_s, streams, merged_end = rest
+        attempt = Attempt(
+            AttemptId(id), TaskId(task), number, BotId(bot), SessionId(session), offer_key, offered_at
+        )
+        attempt.state = AttemptState(state)
+        attempt.started_at = started_at or 0.0
+        attempt.accept_due_at = NEVER if accept_due_at is None else accept_due_at + down_s
+        attempt.limit_due_at = NEVER if limit_due_at is None else limit_due_at + down_s
+        attempt.queued = bool(queued)
+        if reason is not None:
+            attempt.stop = Stop(StopReason(reason), since_at, due_at + down_s, grace_s)
+        if streams != "{}":
+            attempt.streams = {n: Stream(*s) for n, s in _streams.decode(streams).items()}
+        attempt.merged_end = merged_end
+        engine.load_attempt(attempt)
