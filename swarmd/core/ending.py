@@ -163,8 +163,7 @@ class Ending(Placing):
 
     def _forget(self, task: Task) -> None:
         del self.tasks[task.id]
-        if task.sameness is not None and self.by_sameness.get(task.sameness) == task.id:
-            del self.by_sameness[task.sameness]
+        self.not_joined_any_more(task)
         if task.waits:
             self._drop_waits(task)
         self.release_plan(task.plan)
@@ -231,14 +230,33 @@ class Ending(Placing):
         if task.facts.marker:
             self.finish_task(now, task, TaskState.COMPLETED, Outcome(ok=True, reason="marker"))
             return
-        if task.sameness is not None and task.share is not Share.NONE:
-            other = self.by_sameness.get(task.sameness)
-            if task.share is Share.JOIN and other is not None and other != task.id and task.ops is None:
-                self.become_part_of(now, task, self.tasks[other])
+        if task.sameness is not None:
+            shares = task.share is not Share.NONE and not task.tries
+            other = self.joinable(task.sameness) if task.share is Share.JOIN else None
+            if shares and other is not None and other is not task and task.ops is None:
+                self.become_part_of(now, task, other)
                 return
-            self.lookups.append(Lookup(task.id, task.sameness))
-            return
+            self.may_be_joined(task)
+            if shares:
+                self.lookups.append(Lookup(task.id, task.sameness))
+                return
         self.release_to_queue(now, task)
+
+    def joinable(self, sameness: str) -> Task | None:
+        """The unfinished task of this sameness key that an operation may join: one that is ready (who joined
+        a waiting one could wait for itself) and not on its way out."""
+        id = self.by_sameness.get(sameness)
+        task = None if id is None else self.tasks[id]
+        return None if task is None or (task.attempt is not None and task.attempt.stop is not None) else task
+
+    def may_be_joined(self, task: Task) -> None:
+        """A ready task is found by its sameness key, unless there is such a one already."""
+        if task.sameness is not None and self.joinable(task.sameness) is None:
+            self.by_sameness[task.sameness] = task.id
+
+    def not_joined_any_more(self, task: Task) -> None:
+        if task.sameness is not None and self.by_sameness.get(task.sameness) == task.id:
+            del self.by_sameness[task.sameness]
 
     def release_to_queue(self, now: float, task: Task) -> None:
         self.move(task, TaskState.PENDING)
@@ -312,6 +330,8 @@ class Ending(Placing):
                 now, "task", op=op, graph=leaving.graph, state=TaskState.CANCELED, detail={"reason": reason}
             )
             self.reprioritise(task, min(o.priority for o in task.ops.values()))
+            if len(task.ops) == 1 and not task.own_withdrawn:
+                task.ops = None  # alone again
             self.touch(task)
             self.op_is_done(now, op, False, leaving.graph)
             return True

@@ -121,8 +121,6 @@ class Engine(Explaining):
     def load_task(self, task: Task) -> None:
         """A task that was not final; its attempt, operations and graph are added by the calls that follow."""
         self.tasks[task.id] = task
-        if task.sameness is not None:
-            self.by_sameness.setdefault(task.sameness, task.id)
         for on in task.waits or ():
             self.dependents.setdefault(on, []).append(task.id)
 
@@ -153,6 +151,10 @@ class Engine(Explaining):
         """Everything was added: queue what is PENDING, look up what is ready, drop children whose parents
         are gone."""
         for task in sorted(self.tasks.values(), key=lambda t: t.id):
+            if task.id not in self.tasks:
+                continue  # it followed another one
+            if task.sameness is not None and not task.waits:
+                self.may_be_joined(task)
             if task.state is TaskState.PENDING and task.attempt is None:
                 if task.due_at < 0:  # a retry wait
                     self.set_task_due(task, -task.due_at)

@@ -110,15 +110,12 @@ class Explaining(Submitting):
             why, remedy = "is draining", f"swarmd drain {bot.id} --undo"
         else:
             why, remedy = f"is about to {bot.order.value if bot.order else 'leave'}", "wait until it is back"
-        others = f"; so do or are {len(requires.bots) - 1} others" if len(requires.bots) > 1 else ""
-        return f"bot {bot.id} could run it but {why}{others}: {remedy}"
+        more = f", and none of {len(requires.bots)} such bots takes work" if len(requires.bots) > 1 else ""
+        return f"bot {bot.id} could run it but {why}{more}: {remedy}"
 
     def no_match(self, requires: RequirementSet) -> tuple[str, str]:
         """No present bot satisfies `requires`: names the nearest one, or says that there is none."""
-        text = (
-            ", ".join(as_text(r) for r in requires.requirements if r[0] not in (POOL, FEATURE))
-            or "nothing special"
-        )
+        text = ", ".join(as_text(r) for r in requires.requirements if r[0] not in (POOL, FEATURE))
         pool = requires.pool
         inside = [b for b in self.bots.values() if not pool or f"{POOL}:{pool}" in b.values]
         if not self.bots:
@@ -133,7 +130,9 @@ class Explaining(Submitting):
         if not lacks:
             return "bots_away", f"bot {nearest.id} could run it but is not connected; start it again"
         named = ", ".join(_lack(r, nearest) for r in lacks[:MAX_NAMED])
-        return "no_bot_matches", f"no bot in pool {pool} has {text}; nearest: {nearest.id} lacks {named}"
+        where = f"no bot in pool {pool}" if pool else "no bot"
+        has = f"has {text}" if text else "can run it"
+        return "no_bot_matches", f"{where} {has}; nearest: {nearest.id} lacks {named}"
 
 
 def _lack(requirement: tuple[str, tuple[str, ...]], bot: Bot) -> str:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from swarmd.core.dimensions import Requirements
-from swarmd.core.model import NEVER, Bot, Outcome, Plan, Session, SessionId, SliceFacts, Task, TaskState
+from swarmd.core.model import (
+    NEVER,
+    Bot,
+    BotOrder,
+    Outcome,
+    Plan,
+    Session,
+    SessionId,
+    SliceFacts,
+    Task,
+    TaskState,
+)
 from swarmd.core.queue import RequirementSet, best_head
 from swarmd.core.world import World
 
@@ -87,9 +98,10 @@ class Placing(World):
 
     @staticmethod
     def has_capacity(requirement_set: RequirementSet) -> bool:
-        """Whether any present bot could run it some day: busy ones and those under maintenance count."""
+        """Whether any present bot could run it some day: busy ones, those under maintenance and those told to
+        restart or update count."""
         return any(
-            b.quarantined is None and not b.draining and b.order is None
+            b.quarantined is None and not b.draining and b.order is not BotOrder.TERMINATE
             for b in requirement_set.bots.values()
         )
 

@@ -22,7 +22,7 @@ _COMPACT_FLOOR = 256
 class RequirementSet:
     """One canonical set of requirements: what is queued under it and who could take it."""
 
-    __slots__ = ("bots", "count", "heaps", "impatient", "priorities", "requirements", "users")
+    __slots__ = ("bots", "count", "entries", "heaps", "impatient", "priorities", "requirements", "users")
 
     def __init__(self, requirements: Requirements) -> None:
         self.requirements = requirements
@@ -31,6 +31,7 @@ class RequirementSet:
         self.heaps: dict[int, list[int]] = {}  # task ids by priority; may hold stale ones
         self.priorities: list[int] = []  # sorted keys of heaps
         self.count = 0  # tasks that are really queued
+        self.entries = 0  # in all heaps, stale ones included
         self.impatient: set[TaskId] = set()  # queued tasks whose slice does not wait for capacity
 
     @property
@@ -52,6 +53,7 @@ class RequirementSet:
             heap = self.heaps[task.priority] = []
             insort(self.priorities, task.priority)
         heapq.heappush(heap, task.id)
+        self.entries += 1
         task.queued = self
         self.count += 1
         if not task.facts.wait_for_capacity:
@@ -74,6 +76,7 @@ class RequirementSet:
                 if task is not None and task.queued is self and task.priority == priority:
                     return task
                 heapq.heappop(heap)
+                self.entries -= 1
             del self.heaps[priority], self.priorities[0]
         return None
 
@@ -95,8 +98,9 @@ class RequirementSet:
 
     def compact(self, tasks: Mapping[TaskId, Task]) -> None:
         """Drops stale entries when they outnumber the live ones by far."""
-        if sum(map(len, self.heaps.values())) > _COMPACT_FLOOR + 4 * self.count:
+        if self.entries > _COMPACT_FLOOR + 4 * self.count:
             live = self.queued_tasks(tasks)
+            self.entries = len(live)
             self.heaps = {}
             for id in live:
                 self.heaps.setdefault(tasks[id].priority, []).append(id)

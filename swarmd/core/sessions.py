@@ -102,6 +102,8 @@ class Sessions(Reporting):
                 "delete those that are gone: swarmd delete-bot",
             )
         bot = self.bots[newcomer.bot] = Bot(newcomer.bot, newcomer.protocol, now)
+        if bot.id in self.changes.deleted_bots:  # and back before that was written
+            self.changes.deleted_bots.remove(bot.id)
         return bot
 
     def _may_replace(self, bot: Bot, old: Session, newcomer: Newcomer) -> None:
@@ -134,6 +136,10 @@ class Sessions(Reporting):
         assigned = {**newcomer.assigned, FEATURE: newcomer.features}
         values = values_of(dimensions, assigned)
         if values != bot.values or not bot.values or bot.dimensions != dimensions:
+            self.capacity_changed(now, bot)
+            if bot.session is not None:
+                self._hand_wakes_on(bot.session)
+                self.wake_session(bot.session)  # what it matches now may be queued already
             self.matching.leave(bot)
             bot.dimensions, bot.assigned, bot.values = dimensions, assigned, values
         self.matching.enter(bot)
@@ -162,7 +168,7 @@ class Sessions(Reporting):
 
     def _end(self, now: float, session: Session, reason: str, uncounted: bool) -> None:
         bot = self.bots[session.bot]
-        self.unwait(session.id)
+        self._hand_wakes_on(session)
         for attempt in list(session.attempts.values()):
             if attempt.state is AttemptState.RUNNING:
                 self.lose(now, attempt, f"its bot {bot.id} is gone: {reason}")
@@ -241,9 +247,13 @@ class Sessions(Reporting):
             self.capacity_changed(now, bot)
         if bot.session is not None:
             if bot.session.woken:
-                self.unwait(bot.session.id)
-                self.pass_on(bot.session.id)
+                self._hand_wakes_on(bot.session)
             self.wake_session(bot.session)
+
+    def _hand_wakes_on(self, session: Session) -> None:
+        """Ends the wait of a session; what it was woken for goes to others."""
+        if self.unwait(session.id):
+            self.pass_on(session.id)
 
     def delete_bot(self, now: float, bot_id: BotId) -> None:
         """Forgets a bot without a session. Raises `Unknown`, or `Conflict` while it is connected."""

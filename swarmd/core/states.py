@@ -47,7 +47,7 @@ def final_state(outcome: Outcome, stop: StopReason | None) -> T:
     afterwards.
     Source: docs/architecture.md, "Limits"; the order of the rest as in the Swarming bot API.
     """
-    if outcome.canceled:
+    if outcome.canceled and stop in (None, StopReason.CANCELED):
         return T.CANCELED
     if stop is StopReason.CANCELED:
         return T.KILLED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -105,15 +105,23 @@ class Submitting(Sessions):
     """Accepts work: everything of one submission, or nothing."""
 
     def submit(
-        self, now: float, specs: Sequence[TaskSpec], graph: Graph | None = None, known: Known = Known()
+        self,
+        now: float,
+        specs: Sequence[TaskSpec],
+        graph: Graph | None = None,
+        known: Known = Known(),
+        make_graph: Callable[[], Graph] | None = None,
     ) -> list[Submitted]:
         """Adds operations and tasks, in the order given. All checks come before the first change.
 
-        Raises `Refused` (bad dimensions, a cycle), `Unknown` (a dependency or parent that does not exist),
-        `LookAgain`.
+        `make_graph` is called when all checks have passed, for a submission that begins a graph.
+        Raises `Refused` (bad dimensions, a cycle), `Conflict` (a parent that is final), `LookAgain`.
         """
         self._check(specs, known)
-        plans = [self._requirements(spec) for spec in specs]
+        memo: dict[tuple[int, int, str], tuple[SliceKey, ...]] = {}
+        plans = [self._requirements(spec, memo) for spec in specs]
+        if make_graph is not None:
+            graph = make_graph()
         ids = [OpId(self.ids.next(now)) for _ in specs]
         encoded: dict[int, bytes] = {}
         result = []
@@ -123,7 +131,8 @@ class Submitting(Sessions):
         if graph is not None:
             graph.touched_at = now
             self.touch_graph(graph)
-        return [Submitted(s.id, s.task, self._state_of(s)) for s in result]
+            self.graph_maybe_done(now, graph)
+        return [self._as_it_stands(one) for one in result]
 
     # ------------------------------------------------------------- checks
 
@@ -152,18 +161,17 @@ class Submitting(Sessions):
             raise LookAgain(vanished)
         _check_cycles(specs)
 
-    def _requirements(self, spec: TaskSpec) -> tuple[SliceKey, ...]:
-        slices = []
-        for number, part in enumerate(spec.slices):
-            work = spec.work[number if len(spec.work) > 1 else 0]
-            requirements = () if work.marker else canonical(part.dimensions, spec.pool, features_of(work))
-            slices.append(
-                (
-                    requirements, part.expiration_s, part.wait_for_capacity,
-                    work.hard_limit_s, work.io_limit_s, work.grace_s, work.marker,
-                )
-            )  # fmt: skip
-        return tuple(slices)
+    @staticmethod
+    def _requirements(spec: TaskSpec, memo: dict[tuple[int, int, str], tuple[SliceKey, ...]]) -> tuple[SliceKey, ...]:
+        """The scheduling facts of a spec; tasks of one array share the same objects, which are read once."""
+        key = (id(spec.work), id(spec.slices), spec.pool)
+        found = memo.get(key)
+        if found is None:
+            works = spec.work if len(spec.work) > 1 else spec.work * len(spec.slices)
+            found = memo[key] = tuple(
+                slice_key(work, part, spec.pool) for work, part in zip(works, spec.slices, strict=True)
+            )
+        return found
 
     # ------------------------------------------------------------- adding
 
@@ -194,7 +202,7 @@ class Submitting(Sessions):
             self.children.setdefault(spec.parent, set()).add(op)
         if shared is not None:
             self.changed()
-            return Submitted(op, task_id, TaskState.PENDING)
+            return Submitted(op, task_id, TaskState.PENDING if shared in self.tasks else TaskState.COMPLETED)
         plan = self.plan_of(slices, spec.retries, spec.bot_retries, spec.retry_wait_s, spec.carry_time)
 
         task = Task(task_id, plan, spec.priority)
@@ -203,8 +211,8 @@ class Submitting(Sessions):
         task.state = TaskState.BLOCKED
         task.waits = waits
         self.tasks[task_id] = task
-        if spec.sameness is not None:
-            self.by_sameness.setdefault(spec.sameness, task_id)
+        if not waits:
+            self.may_be_joined(task)
         for on, condition in (waits or {}).items():
             self.dependents.setdefault(on, []).append(task_id)
             self.changes.edges_added.append((task_id, on, condition))
@@ -236,24 +244,21 @@ class Submitting(Sessions):
         found = known.same.get(spec.sameness)
         if found is not None:
             return found
-        running = self.by_sameness.get(spec.sameness)
-        if spec.share is not Share.JOIN or running is None:
+        task = self.joinable(spec.sameness)
+        if spec.share is not Share.JOIN or task is None:
             return None
-        task = self.tasks[running]
-        if task.attempt is not None and task.attempt.stop is not None:
-            return None  # it is on its way out
-        self.attach(task, Op(op, running, spec.priority, graph))
-        return running
+        self.attach(task, Op(op, task.id, spec.priority, graph))
+        return task.id
 
     def _settle_added(self, now: float, added: list[Submitted], graph: GraphId) -> None:
         """Lets each new operation begin: queue it, complete it, or skip it."""
         for one in added:
             task = self.tasks.get(one.task)
             if not is_own(one.id, one.task):
-                state = TaskState.COMPLETED if task is None else task.state
+                state = self._as_it_stands(one).state
                 detail = {"shares": to_text(one.task)}
                 self.emit(now, "task", op=one.id, graph=graph, state=state, detail=detail)
-                if task is None:
+                if one.state is TaskState.COMPLETED:  # found finished
                     self.op_is_done(now, one.id, True, graph)
             elif task is not None and task.state is TaskState.BLOCKED:
                 if task.waits:
@@ -271,14 +276,19 @@ class Submitting(Sessions):
             else:
                 self.skip(now, task)
 
-    def _state_of(self, one: Submitted) -> TaskState:
-        task = self.tasks.get(one.task)
-        if task is not None:
-            return task.state
-        if not is_own(one.id, one.task):
-            return TaskState.COMPLETED
-        final = self.changes.finals.get(one.task)
-        return TaskState.COMPLETED if final is None else final.state
+    def _as_it_stands(self, one: Submitted) -> Submitted:
+        """What became of a new operation by the end of its submission: it may have joined another task."""
+        change = self.changes.ops_changed.get(one.id)
+        task_id = one.task if change is None else change.task
+        task = self.tasks.get(task_id)
+        final = self.changes.finals.get(task_id)
+        if change is not None and change.ended is not None:
+            state = change.ended
+        elif task is not None:
+            state = task.state
+        else:
+            state = TaskState.COMPLETED if final is None else final.state
+        return Submitted(one.id, task_id, state)
 
     def remember_request(self, record: RequestRecord) -> None:
         self.changes.requests.append(record)
@@ -323,14 +333,23 @@ class Submitting(Sessions):
                 "leave out the dependency that closes the circle",
             )
         self._drop_waits(task)
-        self.changes.edges_gone.append(task.id)
+        self._forget_edges(task.id)
         task.waits = waits or None
         for on, condition in waits.items():
             self.dependents.setdefault(on, []).append(task.id)
             self.changes.edges_added.append((task.id, on, condition))
         self._edges_changed(now, task)
 
+    def _forget_edges(self, task: TaskId) -> None:
+        """Neither those in the file nor those not yet written stand any more."""
+        changes = self.changes
+        changes.edges_gone.append(task)
+        changes.edges_added = [edge for edge in changes.edges_added if edge[0] != task]
+        changes.edges_met = [edge for edge in changes.edges_met if edge[0] != task]
+
     def _edges_changed(self, now: float, task: Task) -> None:
+        if task.waits:
+            self.not_joined_any_more(task)
         if task.waits and task.state is TaskState.PENDING:
             if task.queued is not None:
                 self.unqueue(task)
@@ -340,6 +359,7 @@ class Submitting(Sessions):
         graph = self.graphs.get(task.graph)
         if graph is not None:
             graph.touched_at = now
+            self.touch_graph(graph)
         self.touch(task)
         if task.waits:
             self._doom_if_unmet(now, task)
@@ -410,6 +430,15 @@ class Submitting(Sessions):
             self.set_other_due(idle_until, "graph", id)
         else:
             self.close_graph(now, graph, f"nothing changed for {self.settings.open_graph_idle_s:g} s")
+
+
+def slice_key(work: Work, part: SliceSpec, pool: str) -> SliceKey:
+    """The scheduling facts of one slice. Raises `Refused` for dimensions that no bot could have."""
+    requirements = () if work.marker else canonical(part.dimensions, pool, features_of(work))
+    return (
+        requirements, part.expiration_s, part.wait_for_capacity, work.hard_limit_s, work.io_limit_s, work.grace_s,
+        work.marker,
+    )  # fmt: skip
 
 
 def _encode(value: object, encoded: dict[int, bytes]) -> bytes:

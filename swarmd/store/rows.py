@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from swarmd.core.changes import Changes
-from swarmd.core.model import NEVER, Attempt, AttemptState, Bot, Graph, Session, Task, TaskState, Work
+from swarmd.core.model import NEVER, Attempt, AttemptState, Bot, Graph, Session, Task, TaskId, TaskState, Work
 
 from .packing import pack
 
@@ -75,6 +75,7 @@ INSERT INTO output (attempt, stream, offset, merged, size, data) VALUES (?, ?, ?
 INSERT_REQUEST = """
 INSERT INTO requests (owner, request_id, body_hash, answer, wall) VALUES (?, ?, ?, ?, ?)
 """
+DELETE_USES = "DELETE FROM blob_uses WHERE task = ?"
 INSERT_USE = "INSERT OR IGNORE INTO blob_uses (task, sha256) VALUES (?, ?)"
 SET_CLOCK = "INSERT OR REPLACE INTO clock (one, now, wall, last_id) VALUES (1, ?, ?, ?)"
 
@@ -110,6 +111,7 @@ def batch_of(changes: Changes, version: int, now: float, wall: float, last_id: i
 
     gone = set(changes.tasks_gone)
     add(DELETE_TASK, ((id,) for id in changes.tasks_gone))
+    add(DELETE_USES, ((id,) for id in changes.tasks_gone))
     add(
         INSERT_TASK,
         (
@@ -130,7 +132,7 @@ def batch_of(changes: Changes, version: int, now: float, wall: float, last_id: i
             if task.id not in new
         ),
     )
-    add(INSERT_USE, _uses(changes))
+    add(INSERT_USE, _uses(changes, gone))
     add(
         INSERT_OP,
         (
@@ -143,13 +145,13 @@ def batch_of(changes: Changes, version: int, now: float, wall: float, last_id: i
     )  # fmt: skip
     add(INSERT_TAG, ((tag, op.id) for op in changes.ops_added for tag in op.tags))
     add(UPDATE_OP, ((op.task, op.ended, op.id) for op in changes.ops_changed.values()))
+    add(DELETE_BOT, ((id,) for id in changes.deleted_bots))  # first: one that came back since stays
     add(UPSERT_BOT, (_bot(bot, offset) for bot in changes.bots.values()))
-    add(DELETE_BOT, ((id,) for id in changes.deleted_bots))
     add(UPSERT_SESSION, (_session(session, offset) for session in changes.sessions.values()))
     add(UPSERT_ATTEMPT, (_attempt(attempt, offset) for attempt in changes.attempts.values()))
     add(UPSERT_GRAPH, (_graph(graph, offset) for graph in changes.graphs.values()))
     add(DELETE_EDGES, ((task,) for task in changes.edges_gone))
-    add(INSERT_EDGE, ((task, on, condition.value) for task, on, condition in changes.edges_added))
+    add(INSERT_EDGE, _edges(changes))
     add(MEET_EDGE, changes.edges_met)
     add(
         INSERT_EVENT,
@@ -196,10 +198,22 @@ def _ending(final: Any, offset: float) -> tuple[Any, ...]:
     return (final.ok, final.exit_code, final.reason, final.ended_at + offset)
 
 
-def _uses(changes: Changes) -> Iterable[tuple[int, str]]:
+def _edges(changes: Changes) -> Iterable[tuple[int, int, str]]:
+    """The edges added; of a task whose edges were replaced in this batch, only those that stand."""
+    replaced = set(changes.edges_gone)
+    met = set(changes.edges_met) if replaced else set()
+    for task, on, condition in changes.edges_added:
+        if task in replaced and (task, on) not in met:
+            now = changes.tasks.get(task)
+            if now is not None and not now.state.is_final and on not in (now.waits or ()):
+                continue
+        yield task, on, condition.value
+
+
+def _uses(changes: Changes, gone: set[TaskId]) -> Iterable[tuple[int, str]]:
     """The blobs that new tasks need and that ended attempts made."""
     for _, record in changes.tasks_added:
-        if b'"inputs"' in record.work:
+        if b'"inputs"' in record.work and record.task not in gone:
             for work in _works.decode(record.work):
                 for needed in work.inputs:
                     yield record.task, needed.blob

@@ -1,0 +1,36 @@
+"""The native API: `/api/v1`, JSON over HTTP. Source: docs/http-api.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swarmd.api.edge import Handler
+    from swarmd.daemon.daemon import Daemon
+
+
+def handlers(daemon: Daemon) -> dict[str, Handler]:
+    """The handler of each name that `routes.ROUTES` uses."""
+    from swarmd.api.native.blobs import BlobHandlers
+    from swarmd.api.native.bots import BotHandlers
+    from swarmd.api.native.events import EventHandlers
+    from swarmd.api.native.graphs import GraphHandlers
+    from swarmd.api.native.output import OutputHandlers
+    from swarmd.api.native.routes import ROUTES
+    from swarmd.api.native.sync import BotCallHandlers
+    from swarmd.api.native.system import SystemHandlers
+    from swarmd.api.native.tasks import TaskHandlers
+
+    parts = [
+        kind(daemon)
+        for kind in (
+            TaskHandlers, GraphHandlers, OutputHandlers, EventHandlers, BotHandlers, BlobHandlers, BotCallHandlers,
+            SystemHandlers,
+        )
+    ]  # fmt: skip
+    found: dict[str, Handler] = {}
+    for route in ROUTES:
+        owners = [part for part in parts if hasattr(part, route.handler)]
+        assert len(owners) == 1, f"{route.handler} has {len(owners)} owners"
+        found[route.handler] = getattr(owners[0], route.handler)
+    return found

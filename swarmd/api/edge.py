@@ -1,0 +1,308 @@
+"""The edge: every request passes here. One list of routes drives dispatch, limits, errors and the security checks.
+
+Hot routes are answered on the raw ASGI path; all others by quart. Both call the same handlers with a `Call`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+import trio
+
+from swarmd.api.calls import Call, Reply, json_reply, parse_query
+from swarmd.api.guard import Denied, Guard
+from swarmd.api.native.messages import ErrorAnswer, ErrorBody
+from swarmd.api.routes import Route
+from swarmd.config import Config
+from swarmd.core.errors import Busy, Conflict, CoreError, NotYours, Refused, Unknown
+from swarmd.daemon.daemon import Daemon, NoSpace, Stopping
+from swarmd.store.errors import StoreBroken, StoreError
+
+log = logging.getLogger("swarmd.edge")
+
+Handler = Callable[[Call], Awaitable[Any]]
+PIECE_S = 30.0  # for the next piece of a body to arrive
+MAX_PATH = 4_096
+MAX_QUERY = 16_384
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+
+
+class TooLarge(Exception):
+    """A body above its route's limit."""
+
+
+class Edge:
+    """The ASGI application. `routes` are those of all packages; `handlers` finds a route's handler by its name."""
+
+    def __init__(
+        self, daemon: Daemon, guard: Guard, routes: Iterable[Route], handlers: dict[str, Handler]
+    ) -> None:
+        from swarmd.api.quart_side import quart_app  # heavy: only when a server is made
+
+        self.daemon = daemon
+        self.guard = guard
+        self.routes = tuple(routes)
+        self._handlers = handlers
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._patterns: dict[int, list[tuple[tuple[str, ...], dict[str, Route]]]] = {}
+        for route in self.routes:
+            self._add(route)
+        self._quart = quart_app(self)
+
+    def _add(self, route: Route) -> None:
+        assert route.handler in self._handlers, f"no handler {route.handler}"
+        if "{" not in route.path:
+            methods = self._exact.setdefault(route.path, {})
+        else:
+            segments = tuple(route.path.strip("/").split("/"))
+            patterns = self._patterns.setdefault(len(segments), [])
+            methods = next((m for s, m in patterns if s == segments), {})
+            if not methods:
+                patterns.append((segments, methods))
+        assert route.method not in methods, f"{route.method} {route.path} is listed twice"
+        methods[route.method] = route
+
+    def replace_guard(self, config: Config) -> None:
+        """After a reload. Raises `ConfigError`; then the old one stays."""
+        self.guard = Guard(config)
+
+    # ------------------------------------------------------------- the ASGI side
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            return
+        try:
+            call = self._look(scope)
+            if call.route.hot:
+                reply = await self.answer(call, _raw_chunks(receive))
+                await _send(reply, send, scope["method"])
+                return
+        except BaseException as error:
+            reply = error_reply(error)
+            if reply is None:
+                raise
+            await _send(reply, send, scope["method"])
+            return
+        scope["swarmd.call"] = call
+        await self._quart(scope, receive, send)
+
+    def _look(self, scope: Any) -> Call:
+        """Checks everything that can be checked before the body. Raises what `error_reply` knows."""
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        if len(raw_path) > MAX_PATH or len(scope["query_string"]) > MAX_QUERY:
+            raise Denied(
+                414, "uri_too_long", f"the address has more than {MAX_PATH} bytes", "send less in the query"
+            )
+        client = scope.get("client")
+        caller, path = self.guard.admit(
+            scope["headers"], client[0] if client else None, raw_path.decode("latin-1")
+        )
+        route, params = self._find(scope["method"], path.partition("?")[0])
+        self.guard.may(caller, route.verb)
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        _check_content_type(route, headers)
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > route.body_limit:
+            raise TooLarge(route.body_limit)
+        try:
+            pairs = parse_qsl(
+                scope["query_string"].decode("ascii"), keep_blank_values=True, max_num_fields=64
+            )
+        except ValueError as error:
+            raise Refused(
+                "bad_parameter", f"the query cannot be read: {error}", "encode it as UTF-8 with %XX"
+            ) from None
+        if self.daemon.stopping.is_set() and not route.verb.value == "open":
+            raise Stopping
+        return Call(route, params, parse_query(route, pairs), headers, caller)
+
+    def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        methods, params = self._exact.get(path), dict[str, str]()
+        if methods is None:
+            segments = path.strip("/").split("/")
+            for pattern, found in self._patterns.get(len(segments), ()):
+                if all(p == s or p[0] == "{" for p, s in zip(pattern, segments, strict=True)):
+                    methods = found
+                    params = {
+                        p[1:-1]: unquote(s) for p, s in zip(pattern, segments, strict=True) if p[0] == "{"
+                    }
+                    break
+        if methods is None:
+            raise Denied(
+                404, "unknown_route", f"there is nothing at {path[:200]!r}", "see /api/v1/openapi.json"
+            )
+        route = methods.get(method)
+        if route is None:
+            allowed = ", ".join(sorted(methods))
+            raise Denied(
+                405, "wrong_method", f"{path[:200]} takes {allowed}, not {method[:20]}", f"use {allowed}"
+            )
+        return route, params
+
+    # ------------------------------------------------------------- answering
+
+    async def answer(self, call: Call, chunks: Callable[[], AsyncIterator[bytes]]) -> Reply:
+        """Reads the body, calls the handler, makes its answer a reply. Errors are replies too."""
+        try:
+            route = call.route
+            if route.raw_body:
+                call.chunks = lambda: _limited(chunks(), route.body_limit)
+            elif route.request is not None:
+                call.raw = await _read_all(chunks(), route.body_limit)
+                call.body = decode(call.raw, route.request)
+            answer = await self._handlers[route.handler](call)
+            return answer if isinstance(answer, Reply) else json_reply(answer, route.status)
+        except BaseException as error:
+            reply = error_reply(error)
+            if reply is None:
+                raise
+            return reply
+
+
+def decode(raw: bytes, type: Any) -> Any:
+    """The struct in a JSON body. Raises `Refused` that names the field."""
+    try:
+        return msgspec.json.decode(raw, type=type)
+    except msgspec.ValidationError as error:
+        raise Refused(
+            "bad_field", f"the body is not as expected: {error}", "see /api/v1/openapi.json"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused("bad_json", f"the body is not JSON: {error}", "send one JSON object") from None
+
+
+async def _read_all(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    parts = [chunk async for chunk in _limited(chunks, limit)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _limited(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    while True:
+        chunk = None
+        with trio.move_on_after(PIECE_S) as scope:
+            chunk = await anext(chunks, None)
+        if scope.cancelled_caught:
+            raise Denied(408, "body_too_slow", f"nothing of the body came for {PIECE_S:g} s", "send it again")
+        if chunk is None:
+            return
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(limit)
+        yield chunk
+
+
+def _raw_chunks(receive: Any) -> Callable[[], AsyncIterator[bytes]]:
+    async def chunks() -> AsyncIterator[bytes]:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Denied(400, "cut_off", "the body ended early", "send it again")
+            if message.get("body"):
+                yield message["body"]
+            if not message.get("more_body"):
+                return
+
+    return chunks
+
+
+def _check_content_type(route: Route, headers: dict[str, str]) -> None:
+    """JSON must say so: a browser cannot send that to another site without asking first."""
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if route.request is not None and given != "application/json":
+        raise Denied(
+            415,
+            "wrong_content_type",
+            f"the body's type is {given[:60] or 'not given'!r}; expected application/json",
+            "send 'Content-Type: application/json'",
+        )
+    if given in FORM_TYPES:
+        raise Denied(
+            415,
+            "wrong_content_type",
+            f"{given} is never taken",
+            "send 'Content-Type: application/octet-stream'",
+        )
+
+
+async def _send(reply: Reply, send: Any, method: str) -> None:
+    headers = reply_headers(reply)
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+
+
+def reply_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-type", reply.content_type.encode()), *SECURITY_HEADERS, *reply.headers]
+    if reply.stream is None and not any(name == b"content-length" for name, _ in reply.headers):
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+    return headers
+
+
+# --------------------------------------------------------------------- errors
+
+_STATUS: tuple[tuple[type[CoreError], int], ...] = (
+    (Unknown, 404),
+    (Conflict, 409),
+    (NotYours, 409),
+    (Busy, 503),
+    (Refused, 400),
+)
+
+
+def error_reply(error: BaseException) -> Reply | None:
+    """The answer to an error, or None for what is not ours to answer (a cancel, a broken engine)."""
+    if isinstance(error, CoreError):
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        extra = ((b"retry-after", b"1"),) if isinstance(error, Busy) else ()
+        return _error(status, error.code, error.message, error.remedy, error.details, extra)
+    if isinstance(error, Denied):
+        extra = ((b"connection", b"close"),) if error.status in (408, 414) else ()
+        if error.status == 401:
+            extra = ((b"www-authenticate", b"Bearer"),)
+        if error.status == 405:
+            extra = ((b"allow", error.remedy.removeprefix("use ").encode()),)
+        return _error(error.status, error.code, error.message, error.remedy, {}, extra)
+    if isinstance(error, TooLarge):
+        limit = error.args[0]
+        return _error(
+            413, "too_large", f"the body has more than {limit} bytes", "send less", {"limit": limit}
+        )
+    if isinstance(error, Stopping):
+        return _error(503, "stopping", "the daemon is stopping", "try again", {}, ((b"retry-after", b"1"),))
+    if isinstance(error, NoSpace):
+        return _error(
+            507, "no_space", str(error), "make room on the disk, then repeat with the same request id"
+        )
+    if isinstance(error, StoreBroken):
+        return _error(503, "store_broken", error.message, "restart the daemon", {}, ((b"retry-after", b"5"),))
+    if isinstance(error, StoreError):
+        status = {"digest_mismatch": 400, "size_mismatch": 400, "blob_missing": 404}.get(error.code, 500)
+        return _error(status, error.code, error.message)
+    if isinstance(error, Exception) and not isinstance(error, trio.Cancelled):
+        log.error("call.failed", exc_info=error)
+        return _error(500, "internal", "the daemon failed at this call; its log tells more", "report it")
+    return None
+
+
+def _error(
+    status: int,
+    code: str,
+    message: str,
+    remedy: str = "",
+    details: dict[str, Any] | None = None,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+) -> Reply:
+    body = ErrorAnswer(error=ErrorBody(code=code, message=message, remedy=remedy, details=details or {}))
+    return Reply(msgspec.json.encode(body), status=status, headers=headers)

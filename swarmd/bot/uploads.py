@@ -1,0 +1,191 @@
+"""Takes what commands print to the daemon: small pieces travel with the bot's requests, large ones as raw bytes.
+
+The files on disk are the buffer: they are read by offset when there is room in a request, so nothing piles up in memory
+while the daemon is away.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from swarmd.api.native.messages import OutputPiece
+from swarmd.bot import events
+from swarmd.bot.growth import Growth
+from swarmd.bot.wire import Wire, WireError, persist
+
+PIECES_BYTES = 262_144  # of output in one request
+TAIL_BYTES = 65_536  # of an ended attempt, kept in memory to travel with its report
+BULK_BYTES = 4 << 20  # in one raw call
+NAMES = ("stdout", "stderr")
+
+
+class Stream:
+    """One output file of an attempt, and how far it was sent."""
+
+    __slots__ = ("attempt", "capped_at", "name", "path", "sent")
+
+    def __init__(self, attempt: str, name: str, path: str, limit_bytes: int) -> None:
+        self.attempt = attempt
+        self.name = name
+        self.path = path
+        self.sent = 0
+        self.capped_at = limit_bytes  # no byte above it is kept by the daemon
+
+    def pending(self) -> int:
+        """Bytes to send; 0 also for a file that is not there."""
+        try:
+            return max(0, min(os.stat(self.path).st_size, self.capped_at) - self.sent)
+        except FileNotFoundError:
+            return 0
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, at most `limit`; they are not counted as sent."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.pread(fd, min(limit, self.capped_at - self.sent), self.sent)
+        finally:
+            os.close(fd)
+
+    def piece(self, limit: int) -> OutputPiece | None:
+        """The next bytes as a piece of a request, counted as sent; None if there are none."""
+        size = min(self.pending(), limit)
+        data = self.read(size) if size else b""
+        if not data:
+            return None
+        piece = OutputPiece(attempt=self.attempt, stream=self.name, offset=self.sent, data=data)  # type: ignore[arg-type]
+        self.sent += len(data)
+        return piece
+
+
+class Outputs:
+    """The output of all attempts that run. `news()` is called when there is something for the next request."""
+
+    def __init__(self, wire: Wire, rng: random.Random, limit_bytes: int, news: Callable[[], None]) -> None:
+        self._wire = wire
+        self._rng = rng
+        self._limit_bytes = limit_bytes
+        self._news = news
+        self._streams: dict[str, tuple[Stream, ...]] = {}
+        self._grown: dict[str, None] = {}  # attempts with something to send, first come first served
+        self._bulk: dict[str, trio.Event] = {}  # attempts whose output goes as raw bytes at the moment
+        # Attempts with pieces in a request that has no answer yet. Raw bytes must not overtake them: the daemon would
+        # fill the gap with NULs and then ignore the pieces.
+        self._unanswered: set[str] = set()
+        self._answered = trio.Event()
+        self._growth = Growth(self._on_growth)
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._grown)
+
+    async def run(self) -> None:
+        """Watches the files until it is canceled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await self._growth.run()
+        finally:
+            self._growth.close()
+
+    def begin(self, attempt: str, folder: Path) -> None:
+        """From now on `stdout` and `stderr` in `folder` are sent while they grow."""
+        base = str(folder)
+        self._streams[attempt] = tuple(
+            Stream(attempt, name, f"{base}/{name}", self._limit_bytes) for name in NAMES
+        )
+        self._growth.add(attempt, base)
+
+    def pieces(self, room: int) -> list[OutputPiece]:
+        """Output for one request, at most `room` bytes. What is too much for requests starts to go as raw bytes.
+
+        Until `answered` is called, it counts as being on its way.
+        """
+        found: list[OutputPiece] = []
+        for attempt in list(self._grown):
+            if room <= 0:
+                break
+            del self._grown[attempt]
+            streams = self._streams[attempt]
+            if attempt not in self._unanswered and any(s.pending() > PIECES_BYTES for s in streams):
+                self._start_bulk(attempt)
+                continue
+            for stream in streams:
+                piece = stream.piece(room)
+                if piece is not None:
+                    found.append(piece)
+                    room -= len(piece.data)
+                    self._unanswered.add(attempt)
+            if any(stream.pending() for stream in streams):
+                self._grown[attempt] = None
+        return found
+
+    def answered(self) -> None:
+        """The request with the newest pieces was answered: the daemon has them."""
+        if self._unanswered:
+            self._unanswered.clear()
+            self._answered.set()
+            self._answered = trio.Event()
+
+    async def end(self, attempt: str) -> tuple[OutputPiece, ...]:
+        """Call it when the commands have ended: gives the last bytes, after what is too much for them was sent."""
+        self._growth.remove(attempt)
+        self._grown.pop(attempt, None)
+        streams = self._streams.pop(attempt)
+        bulk = self._bulk.get(attempt)
+        if bulk is not None:
+            await bulk.wait()
+        for stream in streams:
+            if stream.pending() > TAIL_BYTES // 2:
+                while attempt in self._unanswered:
+                    await self._answered.wait()
+                await self._send_raw(stream)
+        pieces = (stream.piece(TAIL_BYTES // 2) for stream in streams)
+        return tuple(piece for piece in pieces if piece is not None)
+
+    def forget(self, attempt: str) -> None:
+        """Ends the sending of an attempt that nobody wants any more."""
+        self._growth.remove(attempt)
+        self._grown.pop(attempt, None)
+        self._streams.pop(attempt, None)
+
+    def _on_growth(self, attempt: str) -> None:
+        if attempt in self._bulk or attempt in self._grown:
+            return
+        if any(stream.pending() for stream in self._streams.get(attempt, ())):
+            self._grown[attempt] = None
+            self._news()
+
+    def _start_bulk(self, attempt: str) -> None:
+        assert self._nursery is not None
+        self._bulk[attempt] = trio.Event()
+        self._nursery.start_soon(self._run_bulk, attempt)
+
+    async def _run_bulk(self, attempt: str) -> None:
+        try:
+            for stream in self._streams[attempt]:
+                await self._send_raw(stream)
+        finally:
+            self._bulk.pop(attempt).set()
+        self._on_growth(attempt)
+
+    async def _send_raw(self, stream: Stream) -> None:
+        """Sends until little is left; learns the daemon's limit. A refusal ends the sending of this stream."""
+        while (size := stream.pending()) > TAIL_BYTES // 2:
+            data = stream.read(min(size, BULK_BYTES))
+            call = partial(self._wire.append_output, stream.attempt, stream.name, stream.sent, data)
+            try:
+                answer = await persist("append_output", call, self._rng)
+            except WireError as failure:
+                events.warning(
+                    "output.refused", attempt=stream.attempt, stream=stream.name, reason=failure.message
+                )
+                stream.capped_at = stream.sent
+                return
+            stream.sent += len(data)
+            stream.capped_at = min(stream.capped_at, max(answer.limit, stream.sent))

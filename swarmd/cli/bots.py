@@ -1,0 +1,85 @@
+"""`swarmd bots`: all bots, or one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from swarmd.cli import OK
+from swarmd.cli.remote import client_command, with_client
+
+if TYPE_CHECKING:
+    from swarmd.api.native.messages import BotInfo, BotOrderRequest
+    from swarmd.client import Client
+
+
+@click.command("bots")
+@click.argument("id", required=False)
+@client_command
+def command(id: str | None, server: str | None, as_json: bool) -> int:
+    """List all bots, or show the bot ID."""
+
+    async def work(client: Client) -> int:
+        from swarmd.cli.table import age, dimensions_text, print_json, print_table
+
+        if id is not None:
+            print_bot(await client.bot(id), as_json)
+            return OK
+        bots = await client.bots().all()
+        if as_json:
+            for bot in bots:
+                print_json(bot)
+        elif bots:
+            rows = [
+                (
+                    b.id,
+                    b.status,
+                    f"{len(b.running)}/{b.slots}",
+                    age(b.last_seen_at),
+                    b.protocol,
+                    dimensions_text(b.dimensions),
+                )
+                for b in bots
+            ]
+            print_table(("ID", "STATUS", "BUSY", "SEEN", "PROTOCOL", "DIMENSIONS"), rows)
+        else:
+            print(f"no bots yet; swarmd bot --server {client.url}")
+        return OK
+
+    return with_client(server, work)
+
+
+def print_bot(bot: BotInfo, as_json: bool) -> None:
+    """One bot, as facts or as JSON."""
+    from swarmd.cli.table import dimensions_text, print_facts, print_json
+
+    if as_json:
+        print_json(bot)
+        return
+    print_facts(
+        [
+            ("id", bot.id),
+            ("status", bot.status),
+            ("quarantined", bot.quarantined),
+            ("maintenance", bot.maintenance),
+            ("order", bot.order),
+            ("slots", f"{len(bot.running)} of {bot.slots} busy"),
+            ("running", " ".join(bot.running)),
+            ("dimensions", dimensions_text(bot.dimensions)),
+            ("protocol", bot.protocol),
+            ("version", bot.version),
+            ("first seen", bot.first_seen_at),
+            ("last seen", bot.last_seen_at),
+        ]
+    )
+
+
+def give_order(server: str | None, bot: str, order: BotOrderRequest, as_json: bool) -> int:
+    """Tells the daemon what a bot shall do, and prints the bot."""
+
+    async def work(client: Client) -> int:
+        print_bot(await client.order_bot(bot, order), as_json)
+        return OK
+
+    return with_client(server, work)

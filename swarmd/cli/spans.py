@@ -1,0 +1,82 @@
+"""Types of options: spans of time, KEY=VALUE pairs, ranges of an array, dependencies."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Span(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """`90`, `90s`, `5m`, `2h`, `1d`, `1h30m`: seconds as a float."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        text = value.strip().lower()
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", text)
+        if not parts or "".join(number + unit for number, unit in parts) != text:
+            self.fail(f'"{value}" is no span of time; write it as 90, 90s, 5m, 2h or 1d', param, ctx)
+        if len(parts) > 1 and any(not unit for _, unit in parts):
+            self.fail(f'"{value}" has a number without a unit; write it as 1h30m', param, ctx)
+        return sum(float(number) * UNITS[unit] for number, unit in parts)
+
+
+class Pair(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """`KEY=VALUE`: a tuple of both; the key is not empty."""
+
+    name = "pair"
+
+    def __init__(self, form: str = "KEY=VALUE") -> None:
+        self.form = form
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        key, equals, rest = value.partition("=")
+        if not key or not equals:
+            self.fail(f'"{value}" must have the form {self.form}', param, ctx)
+        return key, rest
+
+
+class Range(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """`1-100` or `0-90:10`: a tuple of first, last and step."""
+
+    name = "range"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int]:
+        found = re.fullmatch(r"(\d{1,10})-(\d{1,10})(?::(\d{1,7}))?", value)
+        if found is None:
+            self.fail(f'"{value}" is no range; write it as 1-100 or 0-90:10', param, ctx)
+        first, last, step = int(found[1]), int(found[2]), int(found[3] or 1)
+        if last < first or step < 1:
+            self.fail(
+                f'"{value}" is empty; the first number must not be above the last, the step at least 1',
+                param,
+                ctx,
+            )
+        return first, last, step
+
+
+class After(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """`ID`, `ID:failed` or `ID:any`: a tuple of the id and the condition's word."""
+
+    name = "after"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        id, _, condition = value.partition(":")
+        if not id or condition not in ("", "succeeded", "failed", "any"):
+            self.fail(f'"{value}" must be ID, ID:failed or ID:any', param, ctx)
+        return id, condition or "succeeded"
+
+
+SPAN, RANGE, AFTER = Span(), Range(), After()

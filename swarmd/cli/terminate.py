@@ -1,0 +1,19 @@
+"""`swarmd terminate`."""
+
+from __future__ import annotations
+
+import click
+
+from swarmd.cli.remote import client_command
+
+
+@click.command("terminate")
+@click.argument("bot")
+@click.option("--undo", is_flag=True, help="Take it back.")
+@client_command
+def command(bot: str, undo: bool, server: str | None, as_json: bool) -> int:
+    """End BOT as soon as it is idle; it takes no new tasks until then."""
+    from swarmd.api.native.messages import BotOrderRequest
+    from swarmd.cli.bots import give_order
+
+    return give_order(server, bot, BotOrderRequest(order=None if undo else "terminate"), as_json)

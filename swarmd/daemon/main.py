@@ -1,0 +1,176 @@
+"""`swarmd serve`: opens the file, listens, lives, and ends without changing anything that is in the file."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+import trio_asyncio
+
+from swarmd.config import Config, ConfigError, config_of
+from swarmd.daemon.daemon import Daemon, open_daemon
+from swarmd.daemon.listeners import (
+    ListenError,
+    listener_url,
+    open_listeners,
+    raise_open_files_limit,
+    remove_unix_socket,
+)
+from swarmd.daemon.logs import set_up
+from swarmd.daemon.notify import Notifier
+from swarmd.daemon.retention import keep_within
+from swarmd.daemon.server import ServerSettings, serve
+from swarmd.store.backend import Backend, open_backend
+from swarmd.store.blobs import drop_incomplete
+from swarmd.store.errors import StoreError
+from swarmd.store.schema import MIGRATIONS
+
+if TYPE_CHECKING:
+    from swarmd.cli.options import ServeOptions
+
+log = logging.getLogger("swarmd.daemon")
+
+GRACEFUL_S = 5.0  # what running requests get when the daemon stops
+
+
+def serve_from_options(options: ServeOptions) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. Returns the exit code: 0, or 1 with a sentence on standard error."""
+    try:
+        config = config_of(options)
+        set_up(config.log_format, config.log_level)
+        trio.run(partial(serve_config, config, reload=partial(config_of, options)))
+    except BaseException as raised:
+        return _end(raised)
+    return 0
+
+
+def _end(raised: BaseException) -> int:
+    """Says on standard error why the daemon ended; returns the exit code."""
+    errors = _leaves(raised)
+    if all(isinstance(error, KeyboardInterrupt) for error in errors):
+        return 0
+    for error in errors:
+        if isinstance(error, (ConfigError, StoreError, ListenError)):
+            print(f"swarmd: {_sentence(error)}", file=sys.stderr)
+        elif isinstance(error, Exception):
+            log.error("daemon.failed", exc_info=error)
+            print(f"swarmd: the daemon had to stop: {type(error).__name__}: {error}", file=sys.stderr)
+        else:
+            raise raised
+    return 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+
+
+def _sentence(error: BaseException) -> str:
+    remedy = getattr(error, "remedy", "")
+    return f"{error}; {remedy}" if remedy else str(error)
+
+
+async def serve_config(
+    config: Config,
+    *,
+    reload: Callable[[], Config] | None = None,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> None:
+    """The whole daemon. `say` gets the line `swarmd ready …`. Raises what is worth a sentence."""
+    raise_open_files_limit()
+    unix = Path(config.unix) if config.unix else None
+    async with trio_asyncio.open_loop():
+        backend = await open_backend(Path(config.db), durability=config.durability, migrations=MIGRATIONS)
+        try:
+            listeners = await open_listeners(config.addresses, unix)
+            try:
+                daemon = await open_daemon(config, backend)
+                gc.collect()
+                gc.freeze()  # what was loaded stays: it need not be looked at again and again
+                gc.set_threshold(50_000, 20, 50)
+                await _live(config, backend, daemon, listeners, reload, say)
+            finally:
+                for listener in listeners:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                        await listener.aclose()
+                if unix is not None:
+                    remove_unix_socket(unix)
+        finally:
+            await backend.close()
+
+
+async def _live(
+    config: Config,
+    backend: Backend,
+    daemon: Daemon,
+    listeners: list[trio.SocketListener],
+    reload: Callable[[], Config] | None,
+    say: Callable[[str], None],
+) -> None:
+    from swarmd.api.app import make_app
+
+    app = make_app(daemon)
+    notifier = Notifier.from_environ(os.environ)
+    shutdown = trio.Event()
+    urls = [listener_url(listener) for listener in listeners]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(daemon.run)
+        await drop_incomplete(backend, daemon.writer)
+        settings = ServerSettings(graceful_s=GRACEFUL_S)
+        # The server has a nursery of its own: it ends first, with all its requests, then the scheduler.
+        nursery.start_soon(notifier.watchdog)
+        nursery.start_soon(keep_within, daemon)
+        async with trio.open_nursery() as serving:
+            await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
+            say(f"swarmd ready {urls[0]}")
+            log.info("ready", extra={"urls": " ".join(urls), "db": config.db})
+            notifier.ready()
+            await _until_signal(partial(_reload, daemon, app.replace_guard, reload, notifier))
+            notifier.stopping()
+            log.info("stopping")
+            daemon.stop_soon()
+            shutdown.set()
+        with trio.move_on_after(GRACEFUL_S):
+            await daemon.writer.drain()
+        nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _until_signal(on_reload: Callable[[], Awaitable[None]]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            if number != signal.SIGHUP:
+                return
+            await on_reload()
+
+
+async def _reload(
+    daemon: Daemon,
+    replace_guard: Callable[[Config], None],
+    reload: Callable[[], Config] | None,
+    notifier: Notifier,
+) -> None:
+    """SIGHUP: token, networks, host names, log level and retention are read anew; the rest needs a restart."""
+    if reload is None:
+        return
+    notifier.reloading()
+    try:
+        config = reload()
+        replace_guard(config)
+    except ConfigError as error:
+        log.error("reload.refused", extra={"reason": _sentence(error)})
+    else:
+        old, daemon.config = daemon.config, config
+        set_up(config.log_format, config.log_level)
+        fixed = [n for n in ("db", "listen", "unix", "durability") if getattr(old, n) != getattr(config, n)]
+        log.info("reloaded", extra={"needs_restart": ",".join(fixed)} if fixed else {})
+    notifier.ready()
