@@ -246,7 +246,7 @@ class Conversation:
                     answer = await self._wire.sync(self._session, said.body, held_s=held_s)
                     break
                 except WireError as failure:
-                    if said.seq < self._seen:
+                    if said.seq < self._seen or (held_s and failure.code == "stale_seq"):
                         raise Overtaken from None
                     if failure.is_gone:
                         raise SessionGone(failure.message) from None

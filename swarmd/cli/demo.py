@@ -26,6 +26,7 @@ BOTS = ("demo-1", "demo-2")
 SLOTS = 3
 READY = "swarmd ready "
 READY_S = 15.0  # for the daemon to start
+BOTS_READY_S = 15.0  # for both bots to connect
 WORK_S = 30.0  # for the tasks to end
 STOP_S = 3.0  # for a child to end after SIGTERM
 LOOK_S = 0.1  # between two looks at the tasks
@@ -57,6 +58,7 @@ async def _demo(folder: Path) -> int:
         print(f"a daemon is ready at {url}, with the file {folder}/swarmd.db", flush=True)
         first, second = (_bot(folder, url, bot) for bot in BOTS)
         async with first, second, open_client(url) as client:
+            await _bots_ready(client)
             ready_at = time.monotonic()
             graph = await client.submit_graph(demo_graph(folder))
             print(f"two bots, {len(graph.ids)} tasks in the graph {graph.id}:", flush=True)
@@ -122,6 +124,17 @@ async def _end(process: trio.Process) -> None:
     if process.poll() is None:
         process.kill()
         await process.wait()
+
+
+async def _bots_ready(client: Client) -> None:
+    """Returns when both bots have a session; raises `click.ClickException` when one does not come."""
+    import trio
+
+    with trio.move_on_after(BOTS_READY_S):
+        while {bot.id async for bot in client.bots() if bot.status == "idle"} < set(BOTS):
+            await trio.sleep(0.05)
+        return
+    raise click.ClickException(f"the bots did not connect within {BOTS_READY_S:g} s")
 
 
 def _bot(folder: Path, url: str, bot: str) -> AbstractAsyncContextManager[trio.Process]:

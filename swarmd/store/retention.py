@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -255,8 +255,8 @@ class _Run:
 class _Step:
     """What one transaction may still remove, and what it did. `done`: so many of its tasks are dealt with."""
 
-    rows: int = STEP_ROWS
-    bytes: int = STEP_BYTES
+    rows: int = field(default_factory=lambda: STEP_ROWS)
+    bytes: int = field(default_factory=lambda: STEP_BYTES)
     done: int = 0
     tasks: int = 0
     ops: int = 0
@@ -289,11 +289,6 @@ def _remove_tasks(conn: sqlite3.Connection, *, ids: Sequence[int], cutoff: float
 
 def _remove_task(conn: sqlite3.Connection, task: int, step: _Step) -> bool:
     """Removes a task, or a part of it; whether it is gone."""
-    for (attempt,) in conn.execute(
-        "SELECT id FROM attempts INDEXED BY attempts_task WHERE task = ?", (task,)
-    ).fetchall():
-        if not _remove_output(conn, attempt, step):
-            return False
     shared = conn.execute(
         "SELECT id FROM ops INDEXED BY ops_shared WHERE task = ? AND task <> id LIMIT ?", (task, STEP_ROWS)
     ).fetchall()
@@ -308,7 +303,15 @@ def _remove_task(conn: sqlite3.Connection, task: int, step: _Step) -> bool:
 
 
 def _remove_op(conn: sqlite3.Connection, op: int, step: _Step) -> bool:
-    """Removes an operation, or some of its events; whether it is gone."""
+    """Removes an operation with its own attempts, or some of their output and events; whether it is gone.
+
+    An operation that joined another task may have attempts from before.
+    """
+    for (attempt,) in conn.execute(
+        "SELECT id FROM attempts INDEXED BY attempts_task WHERE task = ?", (op,)
+    ).fetchall():
+        if not _remove_output(conn, attempt, step):
+            return False
     events = _count(
         conn,
         "DELETE FROM events WHERE id IN (SELECT id FROM events INDEXED BY events_op WHERE op = ? LIMIT ?)",
@@ -322,7 +325,7 @@ def _remove_op(conn: sqlite3.Connection, op: int, step: _Step) -> bool:
     for sql in (
         "DELETE FROM tags WHERE op = ?1 AND tag IN (SELECT value FROM ops, json_each(ops.tags) WHERE ops.id = ?1)",
         "DELETE FROM edges WHERE task = ?1",
-        "DELETE FROM attempts WHERE task = ?1",  # of the task that the operation had before it joined another, too
+        "DELETE FROM attempts WHERE task = ?1",
         "DELETE FROM ops WHERE id = ?1",
     ):
         step.rows -= _count(conn, sql, op)

@@ -245,10 +245,10 @@ class World:
             migrate(self._file, None, MIGRATIONS)
         return self._file
 
-    def write(self) -> None:
-        """Commits what changed."""
+    def write(self, always: bool = False) -> None:
+        """Commits what changed; `always`: at least the time."""
         changes = self.engine.take_changes()
-        if changes:
+        if changes or always:
             batch = batch_of(
                 changes, self.engine.version, self.now, self.now + WALL_AHEAD_S, self.engine.ids.last
             )
@@ -258,7 +258,7 @@ class World:
 
     def loaded(self, down_s: float = 0.0) -> Engine:
         """A fresh engine with what the file holds now."""
-        self.write()
+        self.write(always=True)
         clock = read_clock(self.file)
         now = self.now + down_s
         engine = Engine(self.settings, now, clock.last_id if clock is not None else 0)

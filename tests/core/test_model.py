@@ -268,7 +268,7 @@ class EngineMachine(RuleBasedStateMachine):
         """Held calls that were told something go on: they take their tasks and wait again, or are gone."""
         world = self.world
         for _ in range(20):
-            told = [id for id in world.engine.take_woken() if id in self.held]
+            told = [id for id in dict.fromkeys(world.engine.take_woken()) if id in self.held]
             if not told:
                 return
             for id in told:

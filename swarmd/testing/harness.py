@@ -1,0 +1,123 @@
+"""A whole daemon inside a test: in the test's own nursery, on its clock, over a real socket.
+
+    async def test_something(autojump_clock, tmp_path):
+        async with running(tmp_path / "swarmd.db") as world:
+            [id] = await world.client.submit([task(argv=["true"])])
+
+Nothing is replaced but time: the same engine, store, server, edge and handlers as in production. `path=None` keeps the
+database in memory. See docs/testing.md.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+import trio_asyncio
+
+from swarmd.api.app import make_app
+from swarmd.api.edge import Edge
+from swarmd.client import Client, open_client
+from swarmd.config import Config
+from swarmd.daemon.daemon import Daemon, open_daemon
+from swarmd.daemon.listeners import open_listeners, remove_unix_socket
+from swarmd.daemon.retention import keep_within
+from swarmd.daemon.server import ServerSettings, serve
+from swarmd.store.backend import open_backend
+from swarmd.store.blobs import drop_incomplete
+from swarmd.store.schema import MIGRATIONS
+from swarmd.testing.clock import install_hold
+
+WALL = 1_790_000_000.0  # the wall clock of a test starts here: 21 September 2026
+YEAR_S = 366 * 86_400.0
+
+
+class RunningDaemon:
+    """A daemon that lives in a test. `url` is for programs outside, `client` is a typed client of it."""
+
+    def __init__(self, daemon: Daemon, app: Edge, url: str, client: Client, path: Path | None) -> None:
+        self.daemon = daemon
+        self.app = app
+        self.url = url
+        self.client = client
+        self.path = path
+
+    @property
+    def now(self) -> float:
+        """Engine time."""
+        return self.daemon.clock.now()
+
+
+def virtual_wall() -> float:
+    """A wall clock that moves with trio's."""
+    return WALL + trio.current_time()
+
+
+@asynccontextmanager
+async def running(
+    path: Path | None = None,
+    *,
+    config: Config = Config(),
+    tcp: bool = False,
+    retention: bool = False,
+    wall: Callable[[], float] = virtual_wall,
+    failpoint: Callable[[str], None] = lambda name: None,
+) -> AsyncIterator[RunningDaemon]:
+    """A daemon with its server, until the block is left; then it stops as on SIGTERM.
+
+    `tcp`: listens on a free port of 127.0.0.1 instead of a Unix socket. `retention`: also removes what is old.
+    Under a virtual clock the clock stands still while SQLite works.
+    """
+    clock = trio.lowlevel.current_clock()
+    if isinstance(clock, trio.testing.MockClock):
+        install_hold(clock)
+    config = msgspec.structs.replace(config, db=str(path) if path is not None else ":memory:")
+    with tempfile.TemporaryDirectory(prefix="swarmd-test-") as folder:
+        socket = None if tcp else Path(folder) / "s"
+        async with trio_asyncio.open_loop():
+            backend = await open_backend(path, durability=config.durability, migrations=MIGRATIONS)
+            try:
+                daemon = await open_daemon(config, backend, wall=wall, failpoint=failpoint)
+                app = make_app(daemon)
+                listeners = await open_listeners([("127.0.0.1", 0)] if tcp else [], socket)
+                async with _serving(daemon, app, listeners, retention) as url:
+                    async with open_client(url) as client:
+                        yield RunningDaemon(daemon, app, url, client, path)
+            finally:
+                await backend.close()
+                if socket is not None:
+                    remove_unix_socket(socket)
+
+
+@asynccontextmanager
+async def _serving(
+    daemon: Daemon, app: Edge, listeners: list[trio.SocketListener], retention: bool
+) -> AsyncIterator[str]:
+    from swarmd.daemon.listeners import listener_url
+
+    # Idle limits must not become the next deadline that a virtual clock jumps to.
+    settings = ServerSettings(idle_s=YEAR_S, header_s=YEAR_S, graceful_s=5.0)
+    shutdown = trio.Event()
+    url = listener_url(listeners[0])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(daemon.run)
+        await drop_incomplete(daemon.backend, daemon.writer)
+        if retention:
+            nursery.start_soon(keep_within, daemon)
+        try:
+            async with trio.open_nursery() as serving:
+                await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
+                try:
+                    yield url
+                finally:
+                    daemon.stop_soon()
+                    shutdown.set()
+            if not daemon.writer.out_of_space:
+                await daemon.writer.drain()
+        finally:
+            nursery.cancel_scope.cancel()
