@@ -37,7 +37,7 @@ READERS = 2
 PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4000  # 16 MiB of WAL: two blob transactions; one database fsync per that much
 WAL_KEPT_BYTES = 64 << 20  # a WAL that grew beyond it (long read, backup) is cut back to this
-WRITE_CACHE_KIB, READ_CACHE_KIB = 16 << 10, 4 << 10  # the largest transaction (8 MiB of blob) does not spill
+WRITE_CACHE_KIB, READ_CACHE_KIB = 10 << 10, 2 << 10  # more would not fit what a large blob may cost in memory
 BUSY_TIMEOUT_MS = 5_000  # only foreign programs on the file can make us wait
 INTERRUPT_EVERY = 20_000  # virtual machine steps (about 1 ms) between looks whether a read was cancelled
 

@@ -22,7 +22,7 @@ from .errors import StoreBroken, StoreError
 from .writer import MAX_BULK_BYTES, Ticket, Writer
 
 PART_BYTES = 1 << 20  # every part but the last has exactly this size
-UPLOAD_PARTS_AHEAD = 8  # parts of one upload that may wait for the disk
+UPLOAD_PARTS_AHEAD = 4  # parts of one upload that may wait for the disk
 HASH_INLINE_BYTES = 128 << 10  # below this a trip to a thread costs more than the hash
 REMOVE_PARTS = 64  # parts removed in one transaction: their pages are read for it
 MAX_ASKED = 500  # digests per query

@@ -1,0 +1,89 @@
+"""The processes of a benchmark, and what they cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """A child process with its CPU time, its own and that of children it has waited for."""
+
+    def __init__(self, argv: list[str], log: Path, stdout: int | None = None) -> None:
+        environment = {n: v for n, v in os.environ.items() if not n.startswith("SWARMD_")}
+        with log.open("ab") as file:
+            self.popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file if stdout is None else stdout,
+                stderr=file,
+                env=environment,
+            )
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def memory_mib(self) -> float:
+        for line in Path(f"/proc/{self.popen.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise ValueError("no VmRSS")
+
+    def end(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(20)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A temporary folder below the present one: on the disk of the project, not in memory."""
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=".") as name:
+        yield Path(name).resolve()
+
+
+@contextmanager
+def daemon(place: Path, *options: str) -> Iterator[tuple[Process, str]]:
+    """A daemon on a free port with FULL durability, and its URL."""
+    argv = [
+        sys.executable,
+        "-m",
+        "swarmd",
+        "serve",
+        "--db",
+        str(place / "swarmd.db"),
+        "--listen",
+        "127.0.0.1:0",
+    ]
+    process = Process([*argv, "--log-level", "warning", *options], place / "log", subprocess.PIPE)
+    try:
+        assert process.popen.stdout is not None
+        line = process.popen.stdout.readline().decode()
+        if not line.startswith("swarmd ready "):
+            raise RuntimeError(f"the daemon did not start: {(place / 'log').read_text()[-2000:]}")
+        yield process, line.removeprefix("swarmd ready ").strip()
+    finally:
+        process.end()
+
+
+@contextmanager
+def bot(place: Path, url: str, name: str, slots: int) -> Iterator[Process]:
+    argv = [sys.executable, "-m", "swarmd", "bot", "--server", url, "--id", name, "--slots", str(slots)]
+    process = Process([*argv, "--work-dir", str(place / name)], place / f"{name}.log")
+    try:
+        yield process
+    finally:
+        process.end()
