@@ -25,8 +25,12 @@ def unpack(packed: bytes, size: int) -> bytes:
             data = unpacker.decompress(packed[1:], size + 1)
         except zlib.error as error:
             raise ValueError(f"damaged output: {error}") from None
-    else:
+        if len(data) == size and not unpacker.eof:
+            raise ValueError("damaged output: it is cut off")
+    elif packed[:1] == PLAIN:
         data = packed[1:]
+    else:
+        raise ValueError("damaged output: it is packed in an unknown way")
     if len(data) != size:
         raise ValueError(f"output has {len(data)} bytes instead of {size}")
     return data

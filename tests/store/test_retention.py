@@ -102,7 +102,7 @@ def at_rest(conn):
     return lab
 
 
-async def test_everything_old_goes_and_nothing_is_left_behind(world):
+async def test_everything_old_goes_and_nothing_is_left_behind(world, autojump_clock):
     await world.do(at_rest)
     removed = await world.clean()
     assert await world.counts() == dict.fromkeys(TABLES, 0)
@@ -111,7 +111,7 @@ async def test_everything_old_goes_and_nothing_is_left_behind(world):
     await world.check()
 
 
-async def test_what_is_younger_than_the_limit_stays(world):
+async def test_what_is_younger_than_the_limit_stays(world, autojump_clock):
     await world.do(at_rest)
     before = await world.counts()
     assert await world.clean(START + 29.9 * DAY_S) == Removed()
@@ -119,7 +119,7 @@ async def test_what_is_younger_than_the_limit_stays(world):
     assert world.writer.commits == 1
 
 
-async def test_nothing_alive_is_touched(world):
+async def test_nothing_alive_is_touched(world, autojump_clock):
     """The engine that a start would load is the same before and after."""
     lab = await world.do(busy_lab)
     before = dump(await world.backend.read(lambda conn: Lab.restarted(Lab.on(conn, lab))))
@@ -132,7 +132,7 @@ async def test_nothing_alive_is_touched(world):
     await world.check()
 
 
-async def test_a_task_that_a_younger_operation_shares_stays_until_that_one_is_old(world):
+async def test_a_task_that_a_younger_operation_shares_stays_until_that_one_is_old(world, autojump_clock):
     def share(conn):
         lab = Lab(conn)
         lab.bot()
@@ -148,7 +148,7 @@ async def test_a_task_that_a_younger_operation_shares_stays_until_that_one_is_ol
     assert (removed.tasks, removed.ops) == (1, 2) and await world.names() == set()
 
 
-async def test_a_submission_that_just_found_a_task_to_share_keeps_it(world):
+async def test_a_submission_that_just_found_a_task_to_share_keeps_it(world, autojump_clock):
     """The lookup is made, then a run begins, then the operation arrives."""
 
     def begin(conn):
@@ -174,7 +174,7 @@ async def test_a_submission_that_just_found_a_task_to_share_keeps_it(world):
     await world.check()
 
 
-async def test_what_a_blocked_task_waits_for_stays(world):
+async def test_what_a_blocked_task_waits_for_stays(world, autojump_clock):
     def wait(conn):
         lab = Lab(conn, open_graph_idle_s=1e9)
         lab.bot()
@@ -188,7 +188,7 @@ async def test_what_a_blocked_task_waits_for_stays(world):
     await world.check()
 
 
-async def test_large_things_go_in_small_steps(world, monkeypatch):
+async def test_large_things_go_in_small_steps(world, autojump_clock, monkeypatch):
     monkeypatch.setattr(retention, "STEP_ROWS", 7)
     monkeypatch.setattr(retention, "PAGE", 3)
 
@@ -234,7 +234,7 @@ async def test_large_things_go_in_small_steps(world, monkeypatch):
     assert counts["output"] == counts["tasks"] == counts["ops"] == counts["attempts"] == 0
 
 
-async def test_a_run_that_was_cut_off_leaves_a_good_file_and_is_taken_up(world, monkeypatch):
+async def test_a_run_that_was_cut_off_leaves_a_good_file_and_is_taken_up(world, autojump_clock, monkeypatch):
     monkeypatch.setattr(retention, "STEP_ROWS", 3)
 
     def fill(conn):
@@ -266,7 +266,7 @@ async def test_a_run_that_was_cut_off_leaves_a_good_file_and_is_taken_up(world, 
     assert (await world.counts())["output"] == 0
 
 
-async def test_a_file_that_is_too_large_loses_its_oldest_tasks(world):
+async def test_a_file_that_is_too_large_loses_its_oldest_tasks(world, autojump_clock):
     def fill(conn):
         lab = Lab(conn)
         lab.bot(slots=1)
@@ -289,7 +289,7 @@ async def test_a_file_that_is_too_large_loses_its_oldest_tasks(world):
     assert (await world.clean(WALL + lab.now, bytes=1)).tasks == 0, "what ended just now stays"
 
 
-async def test_pinned_blobs_stay_and_incomplete_ones_are_left_alone(world):
+async def test_pinned_blobs_stay_and_incomplete_ones_are_left_alone(world, autojump_clock):
     def fill(conn):
         lab = Lab(conn)
         lab.put_blob()
@@ -306,7 +306,7 @@ async def test_pinned_blobs_stay_and_incomplete_ones_are_left_alone(world):
     assert rows == [(DIGEST,), ("ef" * 32,), (None,)]
 
 
-async def test_when_the_next_run_is_due(world):
+async def test_when_the_next_run_is_due(world, autojump_clock):
     settings = Retention(days=30, bytes=1 << 40)
     calm = retention.CALM_S
     assert await next_due(world.backend, START, settings) == START + calm
