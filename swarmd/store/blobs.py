@@ -195,6 +195,13 @@ async def existing(backend: Backend, digests: Collection[str]) -> set[str]:
     return found
 
 
+async def mark_used(writer: Writer, digests: Collection[str], now: float) -> None:
+    """Notes engine time `now` as the last use of these blobs; returns when it is on disk."""
+    rows = [(now, digest) for digest in digests]
+    sql = "UPDATE blobs SET used_at = ? WHERE sha256 = ?"
+    await writer.submit(lambda conn: conn.executemany(sql, rows)).wait()
+
+
 async def read_blob(
     backend: Backend, blob: Blob, start: int = 0, stop: int | None = None
 ) -> AsyncIterator[bytes]:

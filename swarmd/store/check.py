@@ -191,7 +191,7 @@ _ENDED_OK = f"""
 
 _FINDERS: dict[str, Finder] = {
     "two_live_attempts": _told(
-        "SELECT task, COUNT(*) FROM attempts INDEXED BY attempts_alive WHERE state < 10 "
+        "SELECT task, COUNT(*) FROM attempts WHERE state < 10 "
         "GROUP BY task HAVING COUNT(*) > 1",
         lambda task, count: f"Task {_t(task)} has {count} live attempts.",
     ),
@@ -200,7 +200,7 @@ _FINDERS: dict[str, Finder] = {
         lambda task, count: f"Task {_t(task)} has {count} attempts that ended ok.",
     ),
     "final_task_with_live_attempt": _told(
-        "SELECT t.id, t.state, a.id FROM attempts AS a INDEXED BY attempts_alive JOIN tasks AS t ON t.id = a.task "
+        "SELECT t.id, t.state, a.id FROM attempts AS a JOIN tasks AS t ON t.id = a.task "
         "WHERE a.state < 10 AND t.state >= 10",
         lambda task, state, attempt: f"Task {_t(task)} is {_state(state)}, but its attempt {_t(attempt)} lives.",
     ),
@@ -210,7 +210,7 @@ _FINDERS: dict[str, Finder] = {
         lambda task: f"Task {_t(task)} is RUNNING, but no attempt of it runs.",
     ),
     "running_without_session": _told(
-        "SELECT a.id, a.task, a.session FROM attempts AS a INDEXED BY attempts_alive "
+        "SELECT a.id, a.task, a.session FROM attempts AS a "
         "LEFT JOIN sessions AS s ON s.id = a.session AND s.ended_wall IS NULL WHERE a.state < 10 AND s.id IS NULL",
         lambda id, task, session: (
             f"Attempt {_t(id)} of task {_t(task)} lives, but its session {_t(session)} is not open."

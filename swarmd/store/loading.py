@@ -137,15 +137,15 @@ def _plans(engine: Engine) -> Callable[..., Plan]:
 def _load_tasks(conn: sqlite3.Connection, engine: Engine) -> None:
     plan_of = _plans(engine)
     rows = conn.execute("""
-        SELECT t.id, t.state, t.slice, t.priority, t.due_at, t.remaining_s, t.tries, t.task_faults, t.bot_faults,
+        SELECT t.id, t.state, t.slice, t.priority, t.due_at, t.tries, t.task_faults, t.bot_faults,
             t.drops, t.attempt, t.sameness, t.share, t.work, t.slices,
             (SELECT pool FROM ops WHERE ops.id = t.id), t.retries, t.bot_retries, t.retry_wait_s, t.carry_time
         FROM tasks AS t INDEXED BY tasks_alive WHERE t.state < 10
     """)
-    for id, state, slice, priority, due_at, remaining_s, *rest in rows:
+    for id, state, slice, priority, due_at, *rest in rows:
         tries, task_faults, bot_faults, drops, attempt, sameness, share, work, slices, pool, *limits = rest
         task = Task(TaskId(id), plan_of(work, slices, pool, *limits), priority)
-        task.state, task.slice, task.remaining_s = TaskState(state), slice, remaining_s
+        task.state, task.slice = TaskState(state), slice
         task.due_at = NEVER if due_at is None else due_at
         task.tries, task.task_faults, task.bot_faults, task.drops = tries, task_faults, bot_faults, drops
         task.last_attempt = AttemptId(attempt or 0)
@@ -191,12 +191,14 @@ def _op(row: tuple[int, int, int, int | None, int | None]) -> tuple[Op, OpId | N
 
 def _load_attempts(conn: sqlite3.Connection, engine: Engine, down_s: float) -> None:
     rows = conn.execute("""
-        SELECT id, task, number, bot, session, offer_key, state, offered_at, started_at, accept_due_at, limit_due_at,
-            queued, stop_reason, stop_since_at, stop_due_at, stop_grace_s, streams, merged_end
-        FROM attempts INDEXED BY attempts_alive WHERE state < 10
+        SELECT a.id, a.task, a.number, a.bot, a.session, a.offer_key, a.state, a.offered_at, a.started_at,
+            a.accept_due_at, a.limit_due_at, a.queued, a.stop_reason, a.stop_since_at, a.stop_due_at, a.stop_grace_s,
+            a.streams, a.merged_end, a.remaining_s
+        FROM tasks AS t INDEXED BY tasks_alive CROSS JOIN attempts AS a INDEXED BY attempts_task ON a.task = t.id
+        WHERE t.state < 10 AND t.state IN (2, 3) AND a.state < 10
     """)
     for id, task, number, bot, session, offer_key, state, offered_at, started_at, *rest in rows:
-        accept_due_at, limit_due_at, queued, reason, since_at, due_at, grace_s, streams, merged_end = rest
+        accept_due_at, limit_due_at, queued, reason, since_at, due_at, grace_s, streams, merged_end, remaining_s = rest
         attempt = Attempt(
             AttemptId(id), TaskId(task), number, BotId(bot), SessionId(session), offer_key, offered_at
         )
@@ -209,5 +211,5 @@ def _load_attempts(conn: sqlite3.Connection, engine: Engine, down_s: float) -> N
             attempt.stop = Stop(StopReason(reason), since_at, due_at + down_s, grace_s)
         if streams != "{}":
             attempt.streams = {n: Stream(*s) for n, s in _streams.decode(streams).items()}
-        attempt.merged_end = merged_end
+        attempt.merged_end, attempt.remaining_s = merged_end, remaining_s
         engine.load_attempt(attempt)

@@ -17,19 +17,19 @@ _json = msgspec.json.encode
 _works = msgspec.json.Decoder(list[Work])
 
 INSERT_TASK = """
-INSERT INTO tasks (id, state, slice, priority, due_at, remaining_s, tries, task_faults, bot_faults, drops, attempt,
+INSERT INTO tasks (id, state, slice, priority, due_at, tries, task_faults, bot_faults, drops, attempt,
     ok, exit_code, reason, ended_wall,
     retries, bot_retries, retry_wait_s, carry_time, sameness, share, idx, line, work, slices)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 # Apart from the one that ends a task, so that the indexes of ended tasks are left alone.
 UPDATE_TASK = """
-UPDATE tasks SET state = ?, slice = ?, priority = ?, due_at = ?, remaining_s = ?, tries = ?, task_faults = ?,
+UPDATE tasks SET state = ?, slice = ?, priority = ?, due_at = ?, tries = ?, task_faults = ?,
     bot_faults = ?, drops = ?, attempt = ?
 WHERE id = ?
 """
 END_TASK = """
-UPDATE tasks SET state = ?, slice = ?, priority = ?, due_at = ?, remaining_s = ?, tries = ?, task_faults = ?,
+UPDATE tasks SET state = ?, slice = ?, priority = ?, due_at = ?, tries = ?, task_faults = ?,
     bot_faults = ?, drops = ?, attempt = ?, ok = ?, exit_code = ?, reason = ?, ended_wall = ?
 WHERE id = ?
 """
@@ -40,17 +40,17 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 INSERT_TAG = "INSERT OR IGNORE INTO tags (tag, op) VALUES (?, ?)"
 UPDATE_OP = "UPDATE ops SET task = ?, ended = ? WHERE id = ?"
-UPSERT_ATTEMPT = """
-INSERT INTO attempts (id, task, number, bot, session, offer_key, state, offered_at, offered_wall, started_at,
-    started_wall, accept_due_at, limit_due_at, queued, stop_reason, stop_since_at, stop_due_at, stop_grace_s,
-    streams, merged_end, outcome, ended_wall)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET session = excluded.session, offer_key = excluded.offer_key, state = excluded.state,
-    started_at = excluded.started_at, started_wall = excluded.started_wall, accept_due_at = excluded.accept_due_at,
-    limit_due_at = excluded.limit_due_at, queued = excluded.queued, stop_reason = excluded.stop_reason,
-    stop_since_at = excluded.stop_since_at, stop_due_at = excluded.stop_due_at,
-    stop_grace_s = excluded.stop_grace_s, streams = excluded.streams, merged_end = excluded.merged_end,
-    outcome = excluded.outcome, ended_wall = excluded.ended_wall
+INSERT_ATTEMPT = """
+INSERT INTO attempts (session, offer_key, state, started_at, started_wall, accept_due_at, limit_due_at, queued,
+    stop_reason, stop_since_at, stop_due_at, stop_grace_s, streams, merged_end, outcome, ended_wall, id,
+    task, number, bot, offered_at, offered_wall, remaining_s)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+UPDATE_ATTEMPT = """
+UPDATE attempts SET session = ?, offer_key = ?, state = ?, started_at = ?, started_wall = ?, accept_due_at = ?,
+    limit_due_at = ?, queued = ?, stop_reason = ?, stop_since_at = ?, stop_due_at = ?, stop_grace_s = ?,
+    streams = ?, merged_end = ?, outcome = ?, ended_wall = ?
+WHERE id = ?
 """
 UPSERT_SESSION = """
 INSERT INTO sessions (id, bot, protocol, key, slots, deadline_s, enforces_limits, opened_at, opened_wall, ended_wall,
@@ -136,11 +136,7 @@ def batch_of(changes: Changes, version: int, now: float, wall: float, last_id: i
     add(UPDATE_TASK, ((*_moving(task), task.id) for task in known if task.id not in finals))
     add(
         END_TASK,
-        (
-            (*_moving(task), *_ending(finals[task.id], offset), task.id)
-            for task in known
-            if task.id in finals
-        ),
+        ((*_moving(task), *_ending(finals[task.id], offset), task.id) for task in known if task.id in finals),
     )
     add(INSERT_USE, _uses(changes, gone))
     add(
@@ -158,7 +154,25 @@ def batch_of(changes: Changes, version: int, now: float, wall: float, last_id: i
     add(DELETE_BOT, ((id,) for id in changes.deleted_bots))  # first: one that came back since stays
     add(UPSERT_BOT, (_bot(bot, offset) for bot in changes.bots.values()))
     add(UPSERT_SESSION, (_session(session, offset) for session in changes.sessions.values()))
-    add(UPSERT_ATTEMPT, (_attempt(attempt, offset) for attempt in changes.attempts.values()))
+    add(UPDATE_ATTEMPT, (_attempt(a, offset) for a in changes.attempts.values() if a.stored))
+    add(
+        INSERT_ATTEMPT,
+        (
+            (
+                *_attempt(a, offset),
+                a.task,
+                a.number,
+                a.bot,
+                a.offered_at,
+                a.offered_at + offset,
+                a.remaining_s,
+            )
+            for a in changes.attempts.values()
+            if not a.stored
+        ),
+    )
+    for attempt in changes.attempts.values():
+        attempt.stored = True
     add(UPSERT_GRAPH, (_graph(graph, offset) for graph in changes.graphs.values()))
     add(DELETE_EDGES, ((task,) for task in changes.edges_gone))
     add(INSERT_EDGE, _edges(changes))
@@ -198,7 +212,7 @@ def _moving(task: Task) -> tuple[Any, ...]:
     ):
         due_at = -due_at  # a retry wait
     return (
-        int(task.state), task.slice, task.priority, due_at, task.remaining_s, task.tries, task.task_faults,
+        int(task.state), task.slice, task.priority, due_at, task.tries, task.task_faults,
         task.bot_faults, task.drops, task.last_attempt or None,
     )  # fmt: skip
 
@@ -235,16 +249,17 @@ def _uses(changes: Changes, gone: set[TaskId]) -> Iterable[tuple[int, str]]:
 
 
 def _attempt(a: Attempt, offset: float) -> tuple[Any, ...]:
+    """The columns of an attempt that change, then its id, in the order of both statements."""
     stop = a.stop
     over = a.state not in (AttemptState.OFFERED, AttemptState.RUNNING)
     streams = "{}" if not a.streams else _json({n: (s.end, s.dropped) for n, s in a.streams.items()}).decode()
     return (
-        a.id, a.task, a.number, a.bot, a.session, a.offer_key, int(a.state), a.offered_at, a.offered_at + offset,
+        a.session, a.offer_key, int(a.state),
         a.started_at or None, a.started_at + offset if a.started_at else None, _never(a.accept_due_at),
         _never(a.limit_due_at), int(a.queued),
         stop.reason.value if stop else None, stop.since_at if stop else None, stop.due_at if stop else None,
         stop.grace_s if stop else None, streams, a.merged_end,
-        None if a.outcome is None else _json(a.outcome), a.outcome_at + offset if over else None,
+        None if a.outcome is None else _json(a.outcome), a.outcome_at + offset if over else None, a.id,
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The tables of the core, as numbered migrations. Forward only; a released one never changes.
 
+Indexes end with the row's id, as all of SQLite's do.
+
 Moments ending in `_at` are engine time and decide; those ending in `_wall` are seconds since 1970 UTC, for people.
 Enumerations are stored by the numbers in `core.model`.
 """
@@ -24,7 +26,6 @@ CREATE TABLE tasks (
     slice INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     due_at REAL,                        -- end of the expiration; negative: end of a retry wait; NULL: never
-    remaining_s REAL NOT NULL,
     tries INTEGER NOT NULL,
     task_faults INTEGER NOT NULL,
     bot_faults INTEGER NOT NULL,
@@ -79,6 +80,7 @@ CREATE TABLE attempts (
     accept_due_at REAL,
     limit_due_at REAL,
     queued INTEGER NOT NULL,
+    remaining_s REAL NOT NULL,          -- of the task's expiration, when it was offered
     stop_reason TEXT,
     stop_since_at REAL,
     stop_due_at REAL,
@@ -185,21 +187,20 @@ CORE_MIGRATIONS: tuple[Migration, ...] = (
         (
             _CLOCK,
             _TASKS,
-            "CREATE INDEX tasks_alive ON tasks (state, id) WHERE state < 10",
-            "CREATE INDEX tasks_same ON tasks (sameness, id) WHERE sameness IS NOT NULL AND ok = 1",
-            "CREATE INDEX tasks_final ON tasks (state, ok, id) WHERE state >= 10",
+            "CREATE INDEX tasks_alive ON tasks (state) WHERE state < 10",
+            "CREATE INDEX tasks_same ON tasks (sameness) WHERE sameness IS NOT NULL AND ok = 1",
+            "CREATE INDEX tasks_final ON tasks (state, ok) WHERE state >= 10",
             "CREATE INDEX tasks_ended ON tasks (ended_wall) WHERE ended_wall IS NOT NULL",
             _OPS,
             "CREATE INDEX ops_shared ON ops (task, ended) WHERE task <> id",
-            "CREATE INDEX ops_graph ON ops (graph, id) WHERE graph IS NOT NULL",
+            "CREATE INDEX ops_graph ON ops (graph) WHERE graph IS NOT NULL",
             # partial: an operation of the default pool writes nothing into it
-            "CREATE INDEX ops_pool ON ops (pool, id) WHERE pool <> 'default'",
-            "CREATE INDEX ops_name ON ops (name, id) WHERE name <> ''",
+            "CREATE INDEX ops_pool ON ops (pool) WHERE pool <> 'default'",
+            "CREATE INDEX ops_name ON ops (name) WHERE name <> ''",
             "CREATE TABLE tags (tag TEXT NOT NULL, op INTEGER NOT NULL, PRIMARY KEY (tag, op)) WITHOUT ROWID",
             _ATTEMPTS,
             "CREATE INDEX attempts_task ON attempts (task, number)",
-            "CREATE INDEX attempts_bot ON attempts (bot, id)",
-            "CREATE INDEX attempts_alive ON attempts (id) WHERE state < 10",
+            "CREATE INDEX attempts_bot ON attempts (bot)",
             _SESSIONS,
             "CREATE INDEX sessions_alive ON sessions (id) WHERE ended_wall IS NULL",
             "CREATE INDEX sessions_ended ON sessions (ended_wall) WHERE ended_wall IS NOT NULL",
@@ -208,9 +209,9 @@ CORE_MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX graphs_alive ON graphs (id) WHERE is_open = 1 OR alive > 0",
             _EDGES,
             _EVENTS,
-            "CREATE INDEX events_op ON events (op, id) WHERE op IS NOT NULL",
-            "CREATE INDEX events_bot ON events (bot, id) WHERE bot IS NOT NULL AND op IS NULL",
-            "CREATE INDEX events_graph ON events (graph, id) WHERE graph IS NOT NULL AND op IS NULL",
+            "CREATE INDEX events_op ON events (op) WHERE op IS NOT NULL",
+            "CREATE INDEX events_bot ON events (bot) WHERE bot IS NOT NULL AND op IS NULL",
+            "CREATE INDEX events_graph ON events (graph) WHERE graph IS NOT NULL AND op IS NULL",
             _OUTPUT,
             "CREATE INDEX output_stream ON output (attempt, stream, offset)",
             "CREATE INDEX output_merged ON output (attempt, merged)",

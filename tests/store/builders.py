@@ -258,7 +258,7 @@ def _task(engine, t):
     due_at = None if t.due_at == float("inf") else round(t.due_at, 6)
     ops = None if t.ops is None else sorted(t.ops)
     return (
-        repr(t.plan.key), t.priority, t.state, t.slice, due_at, round(t.remaining_s, 6), t.tries, t.task_faults,
+        repr(t.plan.key), t.priority, t.state, t.slice, due_at, t.tries, t.task_faults,
         t.bot_faults, t.drops, t.attempt.id if t.attempt else None, t.last_attempt, ops, t.own_withdrawn, t.graph,
         t.sameness, t.share, dict(t.waits or {}), t.queued.requirements if t.queued else None,
     )  # fmt: skip

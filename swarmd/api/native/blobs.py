@@ -24,7 +24,7 @@ class BlobHandlers:
     async def _put(self, call: Call, expected: str | None) -> m.BlobAnswer:
         self.daemon.check_space()
         assert call.chunks is not None
-        async with blobs.BlobWriter(self.daemon.writer, self.daemon.clock.wall()) as upload:
+        async with blobs.BlobWriter(self.daemon.writer, self.daemon.clock.now()) as upload:
             async for chunk in call.chunks():
                 self.daemon.check_space()
                 await upload.write(chunk)
@@ -61,6 +61,8 @@ class BlobHandlers:
     async def missing_blobs(self, call: Call) -> m.BlobMissing:
         wanted = list(dict.fromkeys(call.body.digests))
         here = await blobs.existing(self.daemon.backend, wanted)
+        if here:  # whoever is told so will name them soon: retention must leave them alone meanwhile
+            await blobs.mark_used(self.daemon.writer, here, self.daemon.clock.now())
         return m.BlobMissing(missing=[d for d in wanted if d not in here])
 
 
