@@ -1,6 +1,8 @@
 """What changed in memory and is not yet in the file.
 
 Things that changed several times between two commits are written once, as they are when the commit begins.
+The records can be in no cycle, so the garbage collector need not look at them (`gc=False`): a commit may hold
+hundreds of thousands.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from swarmd.core.model import (
 )
 
 
-class TaskRecord(Struct, frozen=True):
+class TaskRecord(Struct, frozen=True, gc=False):
     """What the file keeps of a task besides its scheduling facts. `work` and `slices` are JSON."""
 
     task: TaskId
@@ -37,7 +39,7 @@ class TaskRecord(Struct, frozen=True):
     line: str | None
 
 
-class OpRecord(Struct, frozen=True):
+class OpRecord(Struct, frozen=True, gc=False):
     """A new operation as the file keeps it."""
 
     id: OpId
@@ -54,7 +56,7 @@ class OpRecord(Struct, frozen=True):
     created_at: float
 
 
-class OpChange(Struct, frozen=True):
+class OpChange(Struct, frozen=True, gc=False):
     """An operation that now shares another task, changed its priority, or ended apart from its task."""
 
     id: OpId
@@ -62,7 +64,7 @@ class OpChange(Struct, frozen=True):
     ended: TaskState | None
 
 
-class FinalRecord(Struct, frozen=True):
+class FinalRecord(Struct, frozen=True, gc=False):
     """How a task ended, for its row."""
 
     task: TaskId
@@ -73,7 +75,7 @@ class FinalRecord(Struct, frozen=True):
     ended_at: float
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """An entry of the history of an operation, a bot or a graph."""
 
     id: EventId
@@ -87,7 +89,7 @@ class Event(Struct, frozen=True):
     detail: dict[str, Any] | None = None
 
 
-class OutputChunk(Struct, frozen=True):
+class OutputChunk(Struct, frozen=True, gc=False):
     """Bytes of one stream. `merged` is where they stand in the order of arrival over all streams."""
 
     attempt: AttemptId
@@ -97,7 +99,7 @@ class OutputChunk(Struct, frozen=True):
     data: bytes
 
 
-class RequestRecord(Struct, frozen=True):
+class RequestRecord(Struct, frozen=True, gc=False):
     """That a request id was used: the same id and body again gets the same answer."""
 
     owner: str

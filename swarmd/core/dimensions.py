@@ -63,6 +63,7 @@ def canonical(dimensions: Mapping[str, Sequence[str]], pool: str, features: Iter
         raise Refused(
             "bad_dimension",
             f"a task requires {len(dimensions)} dimensions; at most {MAX_TASK_KEYS} are allowed",
+            "leave some out",
         )
     found: set[Requirement] = {(FEATURE, (feature,)) for feature in features}
     combinations = 1
@@ -72,10 +73,12 @@ def canonical(dimensions: Mapping[str, Sequence[str]], pool: str, features: Iter
             raise Refused("bad_dimension", "dimension 'feature' is set by the daemon", "leave it out")
         if not 1 <= len(values) <= MAX_TASK_VALUES:
             raise Refused(
-                "bad_dimension", f"dimension {key} has {len(values)} values; give 1 to {MAX_TASK_VALUES}"
+                "bad_dimension", f"dimension {key} has {len(values)} values", f"give 1 to {MAX_TASK_VALUES}"
             )
         if key in (POOL, ID) and (len(values) != 1 or "|" in values[0]):
-            raise Refused("bad_dimension", f"dimension {key} takes exactly one value, without '|'")
+            raise Refused(
+                "bad_dimension", f"dimension {key} is {list(values)}", "give exactly one value, without '|'"
+            )
         for value in values:
             alternatives = sorted(set(value.split("|")))
             for alternative in alternatives:
@@ -86,6 +89,7 @@ def canonical(dimensions: Mapping[str, Sequence[str]], pool: str, features: Iter
         raise Refused(
             "bad_dimension",
             f"the alternatives make {combinations} combinations; at most {MAX_COMBINATIONS} are allowed",
+            "give fewer alternatives, or several slices",
         )
     if pool:
         check_value(POOL, pool)
@@ -103,7 +107,9 @@ def check_bot(bot: str, dimensions: Mapping[str, Sequence[str]]) -> dict[str, tu
     """A bot's own dimensions, checked: `id` is exactly `bot`, at least one pool, no doubled value."""
     if len(dimensions) > MAX_BOT_KEYS:
         raise Refused(
-            "bad_dimension", f"bot {bot} has {len(dimensions)} dimensions; at most {MAX_BOT_KEYS} are allowed"
+            "bad_dimension",
+            f"bot {bot} has {len(dimensions)} dimensions; at most {MAX_BOT_KEYS} are allowed",
+            "leave some out",
         )
     checked: dict[str, tuple[str, ...]] = {}
     for key, values in dimensions.items():
@@ -112,7 +118,9 @@ def check_bot(bot: str, dimensions: Mapping[str, Sequence[str]]) -> dict[str, tu
             raise Refused("bad_dimension", "dimension 'feature' is set by the daemon", "leave it out")
         if not 1 <= len(values) <= MAX_BOT_VALUES or len(set(values)) != len(values):
             raise Refused(
-                "bad_dimension", f"dimension {key} of bot {bot} needs 1 to {MAX_BOT_VALUES} different values"
+                "bad_dimension",
+                f"dimension {key} of bot {bot} has {len(values)} values, {len(set(values))} different ones",
+                f"give 1 to {MAX_BOT_VALUES}, each once",
             )
         for value in values:
             check_value(key, value)

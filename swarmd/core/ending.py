@@ -84,7 +84,7 @@ class Ending(Placing):
                 now, task, TaskState.BOT_DIED, Outcome(ok=False, died=True, reason=sentence), attempt
             )
         else:
-            self.enqueue(now, task, now + task.remaining_s)
+            self.enqueue(now, task, now + attempt.remaining_s)
 
     def lose(self, now: float, attempt: Attempt, reason: str) -> None:
         """An accepted attempt's bot is gone or no longer knows it."""
@@ -171,7 +171,7 @@ class Ending(Placing):
     def _drop_waits(self, task: Task) -> None:
         for op in task.waits or ():
             waiting = self.dependents.get(op)
-            if waiting is not None:
+            if waiting is not None and task.id in waiting:  # not when the operation was final before
                 waiting.remove(task.id)
                 if not waiting:
                     del self.dependents[op]

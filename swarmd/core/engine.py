@@ -143,8 +143,14 @@ class Engine(Explaining):
         task.own_withdrawn = not alone and OpId(task.id) not in (task.ops or {})
 
     def load_attempt(self, attempt: Attempt) -> None:
+        """A live attempt, its deadlines moved by the time the daemon was down; so they go into the file with the
+        next time that does."""
+        self.touch_attempt(attempt)
         self.attempts[attempt.id] = attempt
-        self.tasks[attempt.task].attempt = attempt
+        attempt.stored = True
+        task = self.tasks[attempt.task]
+        task.attempt = attempt
+        task.tries, task.last_attempt, task.due_at = attempt.number, attempt.id, NEVER
         self.sessions[attempt.session].attempts[attempt.id] = attempt
 
     def loaded(self, now: float) -> None:

@@ -18,9 +18,12 @@ class IdSource:
         self.last = last
 
     def next(self, now: float) -> int:
-        self.last = max(self.last + 1, int(now * 1000) << COUNTER_BITS)
-        assert 0 < self.last <= MAX_ID, f"engine time {now} is out of range for ids"
-        return self.last
+        id, earliest = self.last + 1, int(now * 1000) << COUNTER_BITS
+        if id < earliest:
+            id = earliest
+        assert 0 < id <= MAX_ID, f"engine time {now} is out of range for ids"
+        self.last = id
+        return id
 
 
 def to_text(id: int) -> str:

@@ -243,7 +243,6 @@ class Task:
         "plan",
         "priority",
         "queued",
-        "remaining_s",
         "sameness",
         "share",
         "slice",
@@ -261,7 +260,6 @@ class Task:
         self.slice = 0
         self.queued: RequirementSet | None = None  # the set in whose queue it stands
         self.due_at = NEVER  # queued: end of the slice's expiration; not queued: end of the retry wait
-        self.remaining_s = 0.0  # expiration left, while it is offered
         self.tries = 0  # the number of the newest attempt, counted or not
         self.task_faults = 0
         self.bot_faults = 0
@@ -330,10 +328,12 @@ class Attempt:
         "outcome",
         "outcome_at",
         "queued",
+        "remaining_s",
         "session",
         "started_at",
         "state",
         "stop",
+        "stored",
         "streams",
         "task",
     )
@@ -359,6 +359,8 @@ class Attempt:
         self.started_at = 0.0
         self.accept_due_at = NEVER
         self.limit_due_at = NEVER
+        self.remaining_s = 0.0  # what was left of its task's expiration when it was offered
+        self.stored = False  # the file has a row of it
         self.queued = False  # the bot said that it has it, waiting for a slot
         self.stop: Stop | None = None
         self.streams: dict[str, Stream] = {}

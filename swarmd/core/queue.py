@@ -28,7 +28,7 @@ class RequirementSet:
         self.requirements = requirements
         self.users = 0  # plans that refer to it
         self.bots: dict[BotId, Bot] = {}  # present bots that satisfy it
-        self.heaps: dict[int, list[int]] = {}  # task ids by priority; may hold stale ones
+        self.heaps: dict[int, list[TaskId]] = {}  # task ids by priority; may hold stale ones
         self.priorities: list[int] = []  # sorted keys of heaps
         self.count = 0  # tasks that are really queued
         self.entries = 0  # in all heaps, stale ones included
@@ -72,7 +72,7 @@ class RequirementSet:
             priority = self.priorities[0]
             heap = self.heaps[priority]
             while heap:
-                task = tasks.get(TaskId(heap[0]))
+                task = tasks.get(heap[0])
                 if task is not None and task.queued is self and task.priority == priority:
                     return task
                 heapq.heappop(heap)

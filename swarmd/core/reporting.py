@@ -72,23 +72,22 @@ class Reporting(Ending):
         assert task.state is TaskState.PENDING and task.attempt is None
         left_s = max(0.0, task.due_at - now)
         self.unqueue(task)
-        task.remaining_s = left_s
         task.tries += 1
         attempt = Attempt(
             AttemptId(self.ids.next(now)), task.id, task.tries, session.bot, session.id, key, now
         )
         attempt.accept_due_at = now + self.settings.accept_s
+        attempt.remaining_s = left_s
         task.attempt = attempt
         task.last_attempt = attempt.id
         self.attempts[attempt.id] = attempt
         session.attempts[attempt.id] = attempt
-        self.touch_attempt(attempt)
-        self.touch(task)
+        self.touch_attempt(attempt)  # the task's own row need not change: it stays PENDING
         return attempt
 
-    def accept(self, now: float, attempt: Attempt) -> None:
+    def accept(self, now: float, attempt: Attempt, tell: bool = True) -> None:
         """The first sign that the bot has started it: the task is RUNNING and its limits run. Twice is one
-        effect."""
+        effect. `tell` False: its end is told at the same moment."""
         if attempt.state is not AttemptState.OFFERED:
             return
         task = self.tasks[attempt.task]
@@ -101,8 +100,9 @@ class Reporting(Ending):
         attempt.limit_due_at = now + facts.hard_limit_s + margin_s
         self.move(task, TaskState.RUNNING)
         self.touch_attempt(attempt)
-        self.tell_state(now, task, attempt)
-        self.moved.add(session.id)
+        if tell:
+            self.tell_state(now, task, attempt)
+            self.moved.add(session.id)
 
     def held(self, now: float, session_id: SessionId, attempt_id: AttemptId) -> Attempt:
         """The live attempt `attempt_id` of this session; raises `NotYours` for any other."""
@@ -163,6 +163,8 @@ class Reporting(Ending):
         """
         known = attempt.streams.get(stream)
         if known is None:
+            if not data:
+                return 0  # a stream begins with its first byte, in memory as in the file
             known = attempt.streams[stream] = Stream()
         if offset < known.end + known.dropped:
             data = data[known.end + known.dropped - offset :]
@@ -192,7 +194,7 @@ class Reporting(Ending):
         attempt = self.attempts.get(attempt_id)
         if attempt is None or attempt.session != session_id:
             return False
-        self.accept(now, attempt)
+        self.accept(now, attempt, tell=False)
         self.conclude(now, attempt, outcome)
         return True
 

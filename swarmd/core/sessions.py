@@ -137,7 +137,7 @@ class Sessions(Reporting):
         values = values_of(dimensions, assigned)
         if values != bot.values or not bot.values or bot.dimensions != dimensions:
             self.capacity_changed(now, bot)
-            if bot.session is not None:
+            if bot.session is not None and bot.session.free:  # a call of it waits
                 self._hand_wakes_on(bot.session)
                 self.wake_session(bot.session)  # what it matches now may be queued already
             self.matching.leave(bot)

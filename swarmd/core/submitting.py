@@ -95,7 +95,7 @@ class LookAgain(Exception):
         self.ops = ops
 
 
-class Submitted(Struct, frozen=True):
+class Submitted(Struct, frozen=True, gc=False):
     id: OpId
     task: TaskId
     state: TaskState
@@ -147,7 +147,9 @@ class Submitting(Sessions):
         vanished = []
         for spec in specs:
             if not 1 <= len(spec.slices) <= MAX_SLICES:
-                raise Refused("bad_slices", f"a task has {len(spec.slices)} slices; give 1 to {MAX_SLICES}")
+                raise Refused(
+                    "bad_slices", f"a task has {len(spec.slices)} slices", f"give 1 to {MAX_SLICES}"
+                )
             for after in spec.after:
                 if after.on is not None and after.on not in known.done and self.task_of(after.on) is None:
                     vanished.append(after.on)
@@ -162,7 +164,9 @@ class Submitting(Sessions):
         _check_cycles(specs)
 
     @staticmethod
-    def _requirements(spec: TaskSpec, memo: dict[tuple[int, int, str], tuple[SliceKey, ...]]) -> tuple[SliceKey, ...]:
+    def _requirements(
+        spec: TaskSpec, memo: dict[tuple[int, int, str], tuple[SliceKey, ...]]
+    ) -> tuple[SliceKey, ...]:
         """The scheduling facts of a spec; tasks of one array share the same objects, which are read once."""
         key = (id(spec.work), id(spec.slices), spec.pool)
         found = memo.get(key)
@@ -211,7 +215,7 @@ class Submitting(Sessions):
         task.state = TaskState.BLOCKED
         task.waits = waits
         self.tasks[task_id] = task
-        if not waits:
+        if spec.sameness is not None and not waits:
             self.may_be_joined(task)
         for on, condition in (waits or {}).items():
             self.dependents.setdefault(on, []).append(task_id)
@@ -226,6 +230,8 @@ class Submitting(Sessions):
     def _waits(self, spec: TaskSpec, ids: list[OpId], known: Known) -> dict[OpId, Condition] | None:
         """What the task waits for. Final dependencies that are met are left out; unmet ones stay and doom
         it."""
+        if not spec.after:
+            return None
         waits: dict[OpId, Condition] = {}
         for after in spec.after:
             on = after.on if after.on is not None else ids[after.index or 0]
@@ -278,7 +284,7 @@ class Submitting(Sessions):
 
     def _as_it_stands(self, one: Submitted) -> Submitted:
         """What became of a new operation by the end of its submission: it may have joined another task."""
-        change = self.changes.ops_changed.get(one.id)
+        change = self.changes.ops_changed.get(one.id) if self.changes.ops_changed else None
         task_id = one.task if change is None else change.task
         task = self.tasks.get(task_id)
         final = self.changes.finals.get(task_id)
@@ -304,7 +310,9 @@ class Submitting(Sessions):
         task = self.task_of(op)
         if task is None:
             raise Conflict(
-                "task_final", f"task {to_text(op)} is final or unknown: its dependencies cannot change"
+                "task_final",
+                f"task {to_text(op)} is final: its dependencies cannot change",
+                "submit it anew: swarmd retry",
             )
         if (
             task.attempt is not None
@@ -463,6 +471,7 @@ def _check_cycles(specs: Sequence[TaskSpec]) -> None:
                     raise Refused(
                         "unknown_dependency",
                         f"task {number} waits for task {after.index}, which is not in this request",
+                        f"give 0 to {len(specs) - 1}",
                     )
                 waiting[number] += 1
                 followers[after.index].append(number)

@@ -27,13 +27,13 @@ from swarmd.daemon.works import Works
 from swarmd.store import queries
 from swarmd.store.backend import Backend
 from swarmd.store.loading import Clock, load, read_clock
-from swarmd.store.rows import RowBatch, batch_of
+from swarmd.store.rows import SET_CLOCK, RowBatch, batch_of
 from swarmd.store.writer import Writer
 
 log = logging.getLogger("swarmd.daemon")
 T = TypeVar("T")
 
-SLOW_STEP_S = 0.1
+LIFE_S = 60.0  # how old the clock in the file may be while attempts are live
 
 
 NO_SPACE_WAIT_S = 30.0  # how long an answer waits for a full disk
@@ -74,9 +74,10 @@ class Daemon:
             backend, self._collect, version=engine.version, committed=self._committed, failpoint=failpoint
         )
         self.held: dict[SessionId, trio.Event] = {}  # calls of sessions that wait for something to say
-        self.reserved: dict[tuple[str, str], trio.Event] = {}  # request ids being worked on
+        self.reserved: dict[tuple[str, ...], trio.Event] = {}  # request ids and graphs being worked on
         self._collected = engine.version
         self._flying: list[Changes] = []
+        self._noted_at = clock.now()
         self._scopes: dict[SessionId, trio.CancelScope] = {}
         self._timer_due = float("inf")
         self._timer_wake = trio.Event()
@@ -133,6 +134,15 @@ class Daemon:
         if due < self._timer_due:
             self._timer_wake.set()
 
+    def note_life(self) -> None:
+        """A sign of life came: at most once a minute, while attempts are live, the moment goes into the file, so that a
+        crash cannot be taken for a long time down. Nobody waits for it."""
+        now = self.clock.now()
+        if self.engine.attempts and now - self._noted_at > LIFE_S:
+            self._noted_at = now
+            row = (now, self.clock.wall(), self.engine.ids.last)
+            self.writer.submit(lambda conn: conn.execute(SET_CLOCK, row))
+
     @property
     def uncommitted_output(self) -> int:
         """Bytes of output that are not in the file yet."""
@@ -175,6 +185,7 @@ class Daemon:
         changes = engine.take_changes()
         self._collected = engine.version
         self._flying.append(changes)
+        self._noted_at = self.clock.now()
         self.works.note(changes)
         return batch_of(changes, engine.version, self.clock.now(), self.clock.wall(), engine.ids.last)
 
@@ -201,6 +212,10 @@ class Daemon:
                     self._session_moved(session_id)
                 self._stirred()
                 task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # before it closes: calls that end later start nothing in it
         finally:
             self._nursery = None
             if self._failed is not None:
@@ -300,11 +315,11 @@ async def open_daemon(
         session_deadline_s=config.session_deadline_s,
         output_limit=config.output_limit_mib << 20,
     )
-    now = clock.now()
+    now, wall_now = clock.now(), clock.wall()  # read here: the file is read on another thread
     engine = Engine(settings, now, last.last_id if last else 0)
     if last is not None:
         found: Clock = last
-        await backend.read(lambda conn: load(conn, engine, found, now, clock.wall()))
+        await backend.read(lambda conn: load(conn, engine, found, now, wall_now))
         log.info(
             "loaded",
             extra={"tasks": len(engine.tasks), "bots": len(engine.bots), "sessions": len(engine.sessions)},

@@ -28,5 +28,4 @@ async def keep_within(daemon: Daemon) -> None:
             if removed.tasks or removed.blobs:
                 log.info("removed", extra={"tasks": removed.tasks, "blobs": removed.blobs})
         due = await next_due(daemon.backend, daemon.clock.wall(), settings_of(daemon))
-        wait_s = LONGEST_S if due is None else due - daemon.clock.wall()
-        await trio.sleep(min(LONGEST_S, max(SHORTEST_S, wait_s)))
+        await trio.sleep(min(LONGEST_S, max(SHORTEST_S, due - daemon.clock.wall())))

@@ -1,11 +1,11 @@
 """Tiny worlds: an engine with a clock that you move, bots that do what you say, and a file in memory.
 
-    world = World()
-    task = world.submit(os="linux")
-    bot = world.bot("b", os="linux")
-    attempt = bot.take()
-    bot.finish(attempt)
-    assert world.state(task) is TaskState.COMPLETED
+world = World()
+task = world.submit(os="linux")
+bot = world.bot("b", os="linux")
+attempt = bot.take()
+bot.finish(attempt)
+assert world.state(task) is TaskState.COMPLETED
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from swarmd.store.rows import batch_of
 from swarmd.store.schema import MIGRATIONS
 
 START = 1_000.0
+FIRST_ID = 1 << 30  # below are numbers within a submission
 WALL_AHEAD_S = 1_700_000_000.0  # the wall clock of a world is its engine time plus this
 MAX_DUE_STEPS = 100_000  # of one `pass_time`
 OK = Outcome(ok=True, exit_code=0)
@@ -69,7 +70,7 @@ def spec(
 ) -> TaskSpec:
     """A task to submit: known fields by name, every other keyword is a dimension (`os="linux"`).
 
-    An `int` in `after` that is no id (below 1,000) is the number of a task of the same submission.
+    An `int` in `after` that is no id (below `FIRST_ID`) is the number of a task of the same submission.
     """
     fields = {name: rest.pop(name) for name in list(rest) if name in TaskSpec.__struct_fields__}
     required = dimensions if dimensions is not None else {key: [value] for key, value in rest.items()}
@@ -86,7 +87,7 @@ def spec(
 def _after(on: OpId | int | After) -> After:
     if isinstance(on, After):
         return on
-    return After(index=on) if on < 1_000 else After(on=OpId(on))
+    return After(index=on) if on < FIRST_ID else After(on=OpId(on))
 
 
 def succeeded(on: int) -> After:
@@ -94,11 +95,15 @@ def succeeded(on: int) -> After:
 
 
 def failed(on: int) -> After:
-    return After(index=on, condition=Condition.FAILED) if on < 1_000 else After(OpId(on), None, Condition.FAILED)
+    return (
+        After(index=on, condition=Condition.FAILED)
+        if on < FIRST_ID
+        else After(OpId(on), None, Condition.FAILED)
+    )
 
 
 def ended(on: int) -> After:
-    return After(index=on, condition=Condition.ANY) if on < 1_000 else After(OpId(on), None, Condition.ANY)
+    return After(index=on, condition=Condition.ANY) if on < FIRST_ID else After(OpId(on), None, Condition.ANY)
 
 
 class World:
@@ -108,6 +113,7 @@ class World:
         self.settings = Settings(**settings)
         self.now = START
         self.engine = Engine(self.settings, self.now)
+        self.polls = 0
         self._file: sqlite3.Connection | None = None
 
     # ------------------------------------------------------------- work
@@ -142,7 +148,9 @@ class World:
 
     def set_after(self, op: OpId, *after: OpId | After) -> None:
         edges = [_after(a) for a in after]
-        self.engine.set_after(self.now, op, edges, Known(self.done([a.on for a in edges if a.on is not None])))
+        self.engine.set_after(
+            self.now, op, edges, Known(self.done([a.on for a in edges if a.on is not None]))
+        )
 
     def cancel(self, op: OpId, kill: bool = True) -> bool:
         return self.engine.withdraw(self.now, op, "somebody wished so", kill)
@@ -301,7 +309,6 @@ class FakeBot:
         self.always_wins = always_wins
         self.dimensions = dimensions if dimensions is not None else {k: [v] for k, v in dims.items()}
         self.session = SessionId(0)
-        self.polls = 0
 
     def open(self, keeps: Iterable[Attempt] = ()) -> Opened:
         """Opens the session, or asks for it again."""
@@ -334,9 +341,9 @@ class FakeBot:
 
     def poll(self, limit: int = 1, key: str | None = None) -> list[Attempt]:
         """Asks for work; without a `key` it is a new poll each time."""
-        self.polls += 1
+        self.world.polls += 1
         self.seen()
-        return self.world.engine.offer(self.world.now, self.session, key or f"poll-{self.polls}", limit)
+        return self.world.engine.offer(self.world.now, self.session, key or f"poll-{self.world.polls}", limit)
 
     def take(self) -> Attempt:
         """The one attempt that it gets now, started."""

@@ -18,7 +18,9 @@ def dump(engine: Engine) -> dict[str, Any]:
         "bots": {id: _bot(bot) for id, bot in engine.bots.items()},
         "graphs": {id: _graph(graph) for id, graph in engine.graphs.items()},
         "joined": {id: (op.task, op.graph) for id, op in engine.joined.items()},
-        "dependents": {on: sorted(tasks) for on, tasks in engine.dependents.items() if tasks},
+        "dependents": {
+            on: sorted(tasks) for on, tasks in engine.dependents.items() if engine.task_of(on) is not None
+        },
         "children": _children(engine),
         "queued": {
             requirements: sorted(found.queued_tasks(engine.tasks))
@@ -38,7 +40,6 @@ def _task(task: Task) -> dict[str, Any]:
         "slice": task.slice,
         "priority": task.priority,
         "due_at": task.due_at,
-        "remaining_s": task.remaining_s,
         "tries": task.tries,
         "faults": (task.task_faults, task.bot_faults, task.drops),
         "attempt": (task.attempt.id if task.attempt else None, task.last_attempt),
@@ -58,6 +59,7 @@ def _attempt(a: Attempt) -> dict[str, Any]:
         "where": (a.bot, a.session, a.offer_key),
         "state": (a.state, a.queued),
         "at": (a.offered_at, a.started_at, a.accept_due_at, a.limit_due_at),
+        "remaining_s": a.remaining_s,
         "stop": (a.stop.reason, a.stop.since_at, a.stop.due_at, a.stop.grace_s) if a.stop else None,
         "streams": {name: (stream.end, stream.dropped) for name, stream in a.streams.items()},
         "merged_end": a.merged_end,
@@ -137,3 +139,20 @@ def check_deeply(engine: Engine) -> None:
         assert requirement_set.entries == sum(map(len, requirement_set.heaps.values()))
         for id in requirement_set.impatient:
             assert engine.tasks[id].queued is requirement_set
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What two dumps do not share, for an assertion's message."""
+    return [
+        f"{part}[{id}].{name}: {left!r} != {right!r}"
+        for part in one
+        for id in sorted({*one[part], *other[part]}, key=str)
+        if (a := one[part].get(id)) != (b := other[part].get(id))
+        for name, left, right in _fields(a, b)
+    ]
+
+
+def _fields(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return [("", a, b)]
+    return [(str(name), a.get(name), b.get(name)) for name in {**a, **b} if a.get(name) != b.get(name)]

@@ -1,5 +1,5 @@
-"""The engine against a small model of what it promised, driven at random: bots come, go, lie, repeat themselves and come
-back late; work is shared, chained and canceled; time jumps; the daemon is started again from its file.
+"""The engine against a small model of what it promised, driven at random: bots come, go, lie, repeat themselves,
+come back late; work is shared, chained and canceled; time jumps; the daemon starts again from its file.
 
 A failing run prints how to get it again (`@reproduce_failure`). What was found stands as a test with a name in the test
 file of its subject.
@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from swarmd.core.errors import Conflict, Refused, Unknown
 from swarmd.core.model import (
@@ -31,7 +38,7 @@ from swarmd.core.model import (
 from swarmd.core.submitting import After, SliceSpec, TaskSpec
 
 from .builders import DIED, FAILED, OK, FakeBot, World, spec
-from .dumps import check_deeply, dump
+from .dumps import check_deeply, differences, dump
 
 DAY_S = 86_400.0
 OUTCOMES = (
@@ -55,7 +62,11 @@ def satisfies(needs: dict[str, list[str]], has: dict[str, list[str]], pool: str 
     """The requirement language, written down once more."""
     if pool not in has.get("pool", ["default"]):
         return False
-    return all(any(v in has.get(key, ()) for v in value.split("|")) for key, values in needs.items() for value in values)
+    return all(
+        any(v in has.get(key, ()) for v in value.split("|"))
+        for key, values in needs.items()
+        for value in values
+    )
 
 
 def ends_as(outcome: Outcome, stop: StopReason | None) -> TaskState:
@@ -82,6 +93,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.bots: list[FakeBot] = []
         self.seen: list[Attempt] = []  # every attempt that ever was, to repeat and to lie about
         self.held: dict[int, bool] = {}  # session: whether its handler takes what it is woken for
+        self.bots.append(self.world.bot("a", key="one", bot_key="x", slots=2, dimensions=HAVES[0]))
+        self.accept([spec(bot_retries=1, retries=1), spec(os="linux", expiration_s=50.0)])
 
     # ------------------------------------------------------------- work
 
@@ -95,7 +108,8 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         needs=st.sampled_from(NEEDS), priority=st.integers(-1, 1), retries=st.integers(0, 1),
-        bot_retries=st.integers(0, 1), wait_s=st.sampled_from((0.0, 7.0)), expiration_s=st.sampled_from((3.0, 100.0, DAY_S)),
+        bot_retries=st.integers(0, 1), wait_s=st.sampled_from((0.0, 7.0)),
+        expiration_s=st.sampled_from((3.0, 100.0, DAY_S)),
         patient=st.booleans(), copies=st.integers(1, 2),
     )  # fmt: skip
     def submit(self, needs, priority, retries, bot_retries, wait_s, expiration_s, patient, copies) -> None:  # type: ignore[no-untyped-def]
@@ -104,7 +118,11 @@ class EngineMachine(RuleBasedStateMachine):
                  expiration_s=expiration_s, wait_for_capacity=patient, hard_limit_s=50.0, grace_s=2.0)
         ] * copies)  # fmt: skip
 
-    @rule(needs=st.tuples(st.sampled_from(NEEDS), st.sampled_from(NEEDS)), patient=st.booleans(), carry=st.booleans())
+    @rule(
+        needs=st.tuples(st.sampled_from(NEEDS), st.sampled_from(NEEDS)),
+        patient=st.booleans(),
+        carry=st.booleans(),
+    )
     def submit_slices(self, needs, patient, carry) -> None:  # type: ignore[no-untyped-def]
         slices = [SliceSpec(dict(n), 20.0, wait_for_capacity=patient) for n in needs]
         self.accept([spec(slices=slices, carry_time=carry)])
@@ -146,7 +164,9 @@ class EngineMachine(RuleBasedStateMachine):
             sameness = kind if kind.startswith("k") else None
             share = Share.JOIN if sameness else Share.NONE
             specs.append(spec(after=after, marker=kind == "marker", sameness=sameness, share=share))
-        open_ones = [g for g in self.graphs if g in self.world.engine.graphs and self.world.engine.graphs[g].is_open]
+        open_ones = [
+            g for g in self.graphs if g in self.world.engine.graphs and self.world.engine.graphs[g].is_open
+        ]
         if add and open_ones:
             graph = self.world.engine.graphs[open_ones[0]]
         else:
@@ -195,8 +215,10 @@ class EngineMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------- bots
 
-    @rule(name=st.sampled_from("ab"), key=st.sampled_from(("one", "two")), bot_key=st.sampled_from(("x", "x", "x", "y")),
-          has=st.sampled_from(HAVES), wins=st.booleans(), enforces=st.booleans(), keeps=st.lists(picks, max_size=3))  # fmt: skip
+    @rule(
+        name=st.sampled_from("ab"), key=st.sampled_from(("one", "two")), bot_key=st.sampled_from(("x", "x", "x", "y")),
+        has=st.sampled_from(HAVES), wins=st.booleans(), enforces=st.booleans(), keeps=st.lists(picks, max_size=3),
+    )  # fmt: skip
     def open(self, name, key, bot_key, has, wins, enforces, keeps) -> None:  # type: ignore[no-untyped-def]
         world = self.world
         bot = FakeBot(world, name, key=key, bot_key=bot_key, dimensions=has, slots=2, enforces_limits=enforces,
@@ -231,7 +253,12 @@ class EngineMachine(RuleBasedStateMachine):
         needs = self.specs[task.id].slices[task.slice].dimensions
         return task.queued is not None and satisfies(needs, has)
 
-    @rule(which=picks, limit=st.integers(1, 3), key=st.sampled_from((None, None, None, "again")), heard=st.booleans())
+    @rule(
+        which=picks,
+        limit=st.integers(1, 3),
+        key=st.sampled_from((None, None, None, "again")),
+        heard=st.booleans(),
+    )
     def poll(self, which, limit, key, heard) -> None:  # type: ignore[no-untyped-def]
         bot, session = self.with_session(which)
         if bot is None:
@@ -242,7 +269,10 @@ class EngineMachine(RuleBasedStateMachine):
             return
         engine = self.world.engine
         again = [a for a in session.attempts.values() if a.offer_key == key]
-        best = sorted((t for t in engine.tasks.values() if self.could_take(session, t)), key=lambda t: (t.priority, t.id))
+        best = sorted(
+            (t for t in engine.tasks.values() if self.could_take(session, t)),
+            key=lambda t: (t.priority, t.id),
+        )
         offered = bot.poll(limit, key)
         if again:
             assert offered == [a for a in again if a.state is AttemptState.OFFERED]
@@ -294,13 +324,22 @@ class EngineMachine(RuleBasedStateMachine):
             bot.start(list(session.attempts.values())[attempt % len(session.attempts)])
 
     @precondition(lambda self: self.seen)
-    @rule(which=picks, attempt=picks, outcome=st.sampled_from(OUTCOMES), live=st.booleans())
+    @rule(
+        which=picks,
+        attempt=picks,
+        outcome=st.sampled_from(OUTCOMES),
+        live=st.sampled_from((True, True, False)),
+    )
     def finish(self, which, attempt, outcome, live) -> None:  # type: ignore[no-untyped-def]
         """Of one of its own, or of any that ever was: late, twice, or somebody else's."""
         bot, session = self.with_session(which)
         if bot is None:
             return
-        among = list(session.attempts.values()) if session is not None and session.attempts and live else self.seen
+        among = (
+            list(session.attempts.values())
+            if session is not None and session.attempts and live
+            else self.seen
+        )
         reported = among[attempt % len(among)]
         engine = self.world.engine
         before = dump(engine)
@@ -338,7 +377,9 @@ class EngineMachine(RuleBasedStateMachine):
         named = {a.id for a in runs} | {a.id for a in waits}
         assert set(foreign) == named - mine
         left = session.attempts.values()
-        assert all(a.id in named or (a.state is AttemptState.OFFERED and not a.queued and not judged) for a in left)
+        assert all(
+            a.id in named or (a.state is AttemptState.OFFERED and not a.queued and not judged) for a in left
+        )
 
     @precondition(lambda self: self.world.engine.attempts)
     @rule(attempt=picks, offset=st.integers(0, 6), data=st.binary(max_size=4))
@@ -356,8 +397,9 @@ class EngineMachine(RuleBasedStateMachine):
             bot.close()
 
     @rule(name=st.sampled_from("ab"), what=st.sampled_from((
-        {"drain": True}, {"drain": False}, {"quarantine": "bad disk"}, {"quarantine": None}, {"maintenance": "new disk"},
-        {"maintenance": None}, {"order": "restart"}, {"order": "terminate"}, {"order": None},
+        {"drain": True}, {"drain": False}, {"quarantine": "bad disk"}, {"quarantine": None},
+        {"maintenance": "new disk"}, {"maintenance": None},
+        {"order": "restart"}, {"order": "terminate"}, {"order": None},
     )))  # fmt: skip
     def person(self, name, what) -> None:  # type: ignore[no-untyped-def]
         bot = self.world.engine.bots.get(name)
@@ -416,11 +458,15 @@ class EngineMachine(RuleBasedStateMachine):
         engine = self.world.engine
         self.world.write()
         rows = dict(
-            self.world.file.execute("SELECT o.id, COALESCE(o.ended, t.state) FROM ops AS o JOIN tasks AS t ON t.id = o.task")
+            self.world.file.execute(
+                "SELECT o.id, COALESCE(o.ended, t.state) FROM ops AS o JOIN tasks AS t ON t.id = o.task"
+            )
         )
         for op in self.ops:
             state = TaskState(rows[op])
-            assert (engine.task_of(op) is None) == state.is_final, f"operation {op} is {state.name} in the file"
+            assert (engine.task_of(op) is None) == state.is_final, (
+                f"operation {op} is {state.name} in the file"
+            )
             if state.is_final:
                 assert self.finals.setdefault(op, state) is state
             else:
@@ -429,7 +475,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def the_file_says_the_same(self) -> None:
         if not self.world.engine.lookups:  # a start asks for them again, and may find another to join
-            assert dump(self.world.loaded()) == dump(self.world.engine)
+            assert not differences(dump(self.world.loaded()), dump(self.world.engine))
 
     @invariant()
     def nobody_waits_for_what_it_could_take(self) -> None:
@@ -441,7 +487,9 @@ class EngineMachine(RuleBasedStateMachine):
                 continue
             for task in engine.tasks.values():
                 if self.could_take(session, task) and id not in engine.woken:
-                    assert any(self.could_take(s, task) for s in told), f"{session.bot} sleeps while {task.id} waits"
+                    assert any(self.could_take(s, task) for s in told), (
+                        f"{session.bot} sleeps while {task.id} waits"
+                    )
 
     @invariant()
     def nothing_is_overdue(self) -> None:
@@ -480,6 +528,9 @@ def test_the_engine_keeps_its_promises_for_long() -> None:
     run_state_machine_as_test(
         EngineMachine,
         settings=settings(
-            max_examples=3_000, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=3_000,
+            stateful_step_count=120,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

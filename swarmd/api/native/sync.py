@@ -127,6 +127,9 @@ class BotCallHandlers:
     def _take_in(self, session: Session, body: m.SyncRequest) -> tuple[bool, list[AttemptId]]:
         """Takes what the bot reports. Returns whether that was more than its presence, and what it holds in error."""
         seen = body.seq - 1 if body.seen is None else body.seen
+        if body.state is not None:
+            _state_bytes(body.state)  # refused before anything is taken in
+        self.daemon.note_life()
         with self.daemon.step() as (engine, now):
             engine.seen(now, session.id)
             for piece in body.output:

@@ -1,0 +1,252 @@
+"""Offers, acceptance, what a bot says it holds, output, late and repeated reports."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarmd.core.errors import NotYours, Unknown
+from swarmd.core.model import AttemptState, TaskState
+
+from .builders import OK, World
+
+# ------------------------------------------------------------------ offers
+
+
+def test_the_same_poll_again_gets_the_same_attempt() -> None:
+    world = World()
+    world.submit(), world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll(key="p1")
+    assert bot.poll(key="p1") == [attempt]
+    (other,) = bot.poll(key="p2")
+    assert other is not attempt
+    bot.start(attempt)
+    assert bot.poll(key="p1") == [], "those started are not offered again, and nothing new"
+
+
+def test_the_same_poll_again_after_a_restart() -> None:
+    world = World()
+    world.submit(), world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll(key="p1")
+    world.restart(down_s=10.0)
+    assert [a.id for a in bot.poll(key="p1")] == [attempt.id]
+
+
+def test_until_it_is_accepted_everybody_sees_it_pending() -> None:
+    world = World()
+    op = world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    assert world.state(op) is TaskState.PENDING and attempt.limit_due_at == float("inf")
+    bot.start(attempt)
+    assert world.state(op) is TaskState.RUNNING and attempt.limit_due_at < float("inf")
+    before = world.engine.version
+    bot.start(attempt)
+    assert world.engine.version == before, "twice is one effect"
+
+
+def test_an_offer_that_nobody_starts_goes_back() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    world.pass_time(29.9)
+    assert world.task(op).attempt is attempt
+    world.pass_time(0.1)
+    assert attempt.state is AttemptState.DROPPED and world.task(op).drops == 1
+    assert [a.number for a in bot.poll()] == [2]
+
+
+def test_a_bot_that_queues_says_so_and_may_take_its_time() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    bot.holds(queued=[attempt])
+    world.pass_time(3_600.0)
+    assert world.task(op).attempt is attempt and world.state(op) is TaskState.PENDING
+    bot.holds(running=[attempt])
+    assert world.state(op) is TaskState.RUNNING
+
+
+def test_dropped_again_and_again_it_is_given_up() -> None:
+    world = World(max_drops=3)
+    op = world.submit(bot_retries=9)
+    bot = world.bot()
+    for _ in range(3):
+        bot.poll()
+        bot.holds()
+    assert world.state(op) is TaskState.PENDING
+    bot.poll()
+    bot.holds()
+    assert world.final(op) == (
+        TaskState.BOT_DIED, False, "4 offers were never started; the last by bot b: declined by its bot"
+    )  # fmt: skip
+
+
+def test_a_goodbye_drops_offers_without_counting_them() -> None:
+    world = World(max_drops=0)
+    op = world.submit()
+    for _ in range(3):
+        bot = world.bot()
+        bot.poll()
+        bot.close()
+    assert world.state(op) is TaskState.PENDING and world.task(op).drops == 0
+
+
+def test_who_takes_no_work_gets_none() -> None:
+    world = World()
+    world.submit()
+    bot = world.bot()
+    bot.change(drain=True)
+    assert bot.poll() == [] and not bot.wait()
+
+
+# ------------------------------------------------------------------ holds
+
+
+def test_what_a_bot_names_nowhere_is_lost_or_declined() -> None:
+    world = World()
+    ran, offered = world.submit(), world.submit()
+    bot = world.bot(slots=3)
+    bot.take()
+    bot.poll()
+    bot.holds(judged=False)
+    assert world.engine.tasks[ran].attempt is None, "accepted and named nowhere: lost"
+    assert world.engine.tasks[offered].attempt is not None, "it may not have seen this one yet"
+    bot.holds(judged=True)
+    assert world.task(offered).drops == 1 and world.task(ran).bot_faults == 1
+
+
+def test_holds_says_what_a_bot_should_not_have() -> None:
+    world = World()
+    world.submit()
+    mine, other = world.bot("a"), world.bot("b")
+    attempt = mine.take()
+    assert other.holds(running=[attempt]) == [attempt.id]
+    assert mine.holds(running=[attempt]) == []
+    mine.finish(attempt)
+    assert mine.holds(running=[attempt]) == [attempt.id]
+
+
+def test_a_queued_attempt_that_is_named_no_more_goes_back() -> None:
+    world = World()
+    op = world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    bot.holds(queued=[attempt])
+    bot.holds(judged=False)
+    assert world.task(op).drops == 1
+
+
+# ------------------------------------------------------------------ outcomes
+
+
+def test_a_late_result_of_a_lost_attempt_changes_nothing() -> None:
+    world = World()
+    op = world.submit()
+    late = world.bot("a")
+    first = late.take()
+    world.pass_time(60.0)
+    second = world.bot("b").take()
+    assert (second.task, second.number) == (first.task, 2)
+    version = world.engine.version
+    assert not late.finish(first, OK)
+    with pytest.raises(NotYours):
+        world.engine.held(world.now, late.session, first.id)
+    assert world.engine.version == version and world.state(op) is TaskState.RUNNING
+
+
+def test_a_result_is_taken_once_and_only_from_its_holder() -> None:
+    world = World()
+    op = world.submit()
+    bot, other = world.bot("a"), world.bot("b")
+    attempt = bot.take()
+    assert not other.finish(attempt)
+    assert bot.finish(attempt) and not bot.finish(attempt)
+    assert world.state(op) is TaskState.COMPLETED
+
+
+def test_a_result_may_be_the_first_sign() -> None:
+    world = World()
+    op = world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    assert bot.finish(attempt)
+    assert world.state(op) is TaskState.COMPLETED and attempt.started_at == world.now
+
+
+def test_an_ended_session_can_report_nothing() -> None:
+    world = World()
+    world.submit()
+    bot = world.bot()
+    attempt = bot.take()
+    bot.close()
+    assert not bot.finish(attempt)
+    for call in (bot.poll, bot.holds, bot.orders, bot.wait):
+        with pytest.raises(Unknown) as unknown:
+            call()
+        assert unknown.value.code == "unknown_session"
+
+
+# ------------------------------------------------------------------ output
+
+
+@pytest.mark.parametrize(
+    ("writes", "ends", "end", "dropped", "merged"),
+    [
+        ([(0, b"abc"), (3, b"de")], [3, 5], 5, 0, 5),
+        ([(0, b"abc"), (0, b"abc")], [3, 3], 3, 0, 3),
+        ([(0, b"abc"), (1, b"bcde")], [3, 5], 5, 0, 5),
+        ([(2, b"cd")], [4], 4, 0, 4),
+        ([(0, b"12345678"), (8, b"90ab")], [8, 10], 10, 2, 10),
+        ([(0, b"12345678"), (8, b"90ab"), (8, b"90ab"), (12, b"c")], [8, 10, 10, 10], 10, 3, 10),
+        ([(0, b"ab"), (12, b"x")], [2, 10], 10, 3, 10),
+        ([(0, b"0123456789"), (10, b"")], [10, 10], 10, 0, 10),
+    ],
+)
+def test_a_stream_only_grows(
+    writes: list[tuple[int, bytes]], ends: list[int], end: int, dropped: int, merged: int
+) -> None:
+    world = World(output_limit=10)
+    world.submit()
+    attempt = world.bot().take()
+    told = [world.engine.report_output(world.now, attempt, "out", offset, data) for offset, data in writes]
+    stream = attempt.streams["out"]
+    assert told == ends
+    assert (stream.end, stream.dropped, attempt.merged_end) == (end, dropped, merged)
+
+
+def test_nothing_begins_no_stream() -> None:
+    world = World()
+    world.submit()
+    bot = world.bot()
+    attempt = bot.take()
+    assert world.engine.report_output(world.now, attempt, "out", 5, b"") == 0
+    world.restart()
+    assert attempt.streams == world.engine.attempts[attempt.id].streams == {}
+
+
+def test_streams_are_merged_in_order_of_arrival() -> None:
+    world = World()
+    world.submit()
+    attempt = world.bot().take()
+    world.engine.take_changes()
+    for stream, offset, data in (("out", 0, b"ab"), ("err", 0, b"x"), ("out", 4, b"ef"), ("out", 0, b"ab")):
+        world.engine.report_output(world.now, attempt, stream, offset, data)
+    chunks = [(c.stream, c.offset, c.merged, c.data) for c in world.engine.take_changes().chunks]
+    assert chunks == [("out", 0, 0, b"ab"), ("err", 0, 2, b"x"), ("out", 4, 5, b"ef")]
+
+
+def test_output_goes_on_where_it_was_after_a_restart() -> None:
+    world = World(output_limit=4)
+    world.submit()
+    bot = world.bot()
+    attempt = bot.take()
+    world.engine.report_output(world.now, attempt, "out", 0, b"abcdef")
+    world.restart()
+    loaded = world.engine.attempts[attempt.id]
+    stream = loaded.streams["out"]
+    assert (stream.end, stream.dropped, loaded.merged_end) == (4, 2, 4)
+    assert world.engine.report_output(world.now, loaded, "out", 0, b"abcdef") == 4

@@ -1,0 +1,242 @@
+"""How bots come and go, and what a person may ask of one."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarmd.core.errors import Conflict, Refused, Unknown
+from swarmd.core.model import AttemptState, TaskState
+
+from .builders import FakeBot, World
+
+
+def test_the_same_session_key_is_the_same_session() -> None:
+    world = World()
+    bot = world.bot()
+    world.submit()
+    attempt = bot.take()
+    session = bot.session
+    opened = bot.open(keeps=[attempt])
+    assert (opened.session, opened.is_new, opened.lost) == (session, False, [])
+    assert bot.attempts == [attempt.id]
+
+
+def test_a_restarted_bot_keeps_what_it_names() -> None:
+    world = World()
+    kept_op, lost_op, offered_op = world.submit(), world.submit(), world.submit()
+    old = world.bot(slots=3)
+    kept, _lost = old.take(), old.take()
+    (offered,) = old.poll()
+    new = FakeBot(world, "b", key="start-2")
+    opened = new.open(keeps=[kept])
+    assert opened.is_new and opened.lost == []
+    assert new.attempts == [kept.id] and kept.session == new.session
+    assert world.states(kept_op, lost_op, offered_op) == ["RUNNING", "PENDING", "PENDING"]
+    assert world.task(lost_op).bot_faults == 1
+    assert offered.state is AttemptState.DROPPED and world.task(offered_op).bot_faults == 0
+    assert not old.finish(kept) and new.finish(kept)
+
+
+def test_it_is_told_what_is_not_its_own_any_more() -> None:
+    world = World()
+    world.submit()
+    bot = world.bot()
+    attempt = bot.take()
+    bot.close()
+    assert bot.open(keeps=[attempt]).lost == [attempt.id]
+
+
+@pytest.mark.parametrize(
+    ("bot_key", "always_wins", "protocol", "wins"),
+    [
+        ("secret", False, "native", True),
+        ("other", False, "native", False),
+        ("other", True, "native", True),
+        ("secret", True, "swarming", False),
+    ],
+)
+def test_who_may_replace_an_open_session(bot_key: str, always_wins: bool, protocol: str, wins: bool) -> None:
+    world = World()
+    world.submit()
+    first = world.bot()
+    attempt = first.take()
+    second = FakeBot(world, "b", key="start-2", bot_key=bot_key, always_wins=always_wins, protocol=protocol)
+    if wins:
+        assert second.open().is_new
+        assert first.session not in world.engine.sessions and attempt.state is AttemptState.LOST
+    else:
+        with pytest.raises(Conflict) as conflict:
+            second.open()
+        assert conflict.value.code == "bot_in_use"
+        assert first.attempts == [attempt.id]
+
+
+def test_when_the_old_session_has_ended_anybody_may_have_the_name() -> None:
+    world = World()
+    world.bot().close()
+    second = FakeBot(world, "b", key="start-2", bot_key="other")
+    assert second.open().is_new
+
+
+def test_silence_ends_a_session() -> None:
+    world = World()
+    op = world.submit()
+    bot = world.bot()
+    bot.take()
+    world.pass_time(59.0)
+    bot.seen()
+    world.pass_time(59.9)
+    assert bot.it.status == "busy"
+    world.pass_time(0.1)
+    assert bot.it.status == "dead" and world.state(op) is TaskState.PENDING
+
+
+def test_a_session_does_not_end_while_a_call_of_it_is_held() -> None:
+    world = World()
+    bot = world.bot()
+    bot.open_session.held = 1
+    world.pass_time(1_000.0)
+    assert bot.it.session is not None
+    bot.open_session.held = 0
+    world.pass_time(0.0)
+    assert bot.it.session is None
+
+
+def test_after_a_restart_a_session_has_its_full_deadline() -> None:
+    world = World()
+    bot = world.bot()
+    world.pass_time(59.0)
+    world.restart(down_s=200.0)
+    world.pass_time(59.9)
+    assert bot.it.session is not None
+    world.pass_time(0.1)
+    assert bot.it.session is None
+
+
+# ------------------------------------------------------------------ what a person asks
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "status"),
+    [
+        ({"drain": True}, {"drain": False}, "draining"),
+        ({"quarantine": "bad disk"}, {"quarantine": None}, "quarantined"),
+        ({"maintenance": "new fan"}, {"maintenance": None}, "maintenance"),
+        ({"order": "restart"}, {"order": None}, "idle"),
+    ],
+)
+def test_a_bot_is_taken_out_of_work_and_back(
+    change: dict[str, object], back: dict[str, object], status: str
+) -> None:
+    world = World()
+    bot = world.bot()
+    bot.wait()
+    bot.change(**change)
+    assert bot.woken(), "its held call has something to say"
+    world.engine.unwait(bot.session)
+    assert bot.it.status == status
+    world.submit()
+    assert bot.poll() == []
+    version = world.engine.version
+    bot.change(**change)
+    assert world.engine.version == version, "twice is one effect"
+    world.restart()
+    assert bot.it.status == status and bot.poll() == []
+    bot.change(**back)
+    assert len(bot.poll()) == 1
+
+
+def test_a_waiting_bot_that_takes_work_again_is_woken() -> None:
+    world = World()
+    bot = world.bot()
+    bot.wait()
+    bot.change(drain=True)
+    world.submit()
+    world.engine.take_woken()
+    bot.change(drain=False)
+    assert bot.woken()
+
+
+@pytest.mark.parametrize("order", ["restart", "update", "terminate"])
+def test_an_order_is_repeated_until_its_effect_is_seen(order: str) -> None:
+    world = World()
+    bot = world.bot()
+    bot.change(order=order)
+    assert [o.kind for o in bot.orders()] == [o.kind for o in bot.orders()] == [order]
+    if order == "terminate":
+        bot.close()
+        assert bot.it.order is None
+    else:
+        bot.close()
+        assert bot.it.order == order
+        again = FakeBot(world, "b", key="start-2")
+        again.open()
+        assert again.orders() == []
+
+
+def test_a_dead_bot_can_be_told_nothing() -> None:
+    world = World()
+    bot = world.bot()
+    bot.close()
+    with pytest.raises(Conflict) as conflict:
+        bot.change(order="restart")
+    assert conflict.value.code == "bot_dead"
+
+
+def test_what_a_person_ordered_a_bot_cannot_undo() -> None:
+    world = World()
+    bot = world.bot()
+    world.engine.bot_says(world.now, bot.name, "too hot", None)
+    assert bot.it.status == "quarantined"
+    world.engine.bot_says(world.now, bot.name, None, None)
+    assert bot.it.status == "idle"
+    bot.change(quarantine="do not touch")
+    world.engine.bot_says(world.now, bot.name, None, None)
+    assert bot.it.quarantined == "do not touch"
+
+
+def test_a_drained_bot_ends_what_it_runs() -> None:
+    world = World()
+    op = world.submit()
+    bot = world.bot()
+    attempt = bot.take()
+    bot.change(drain=True)
+    assert [o.kind for o in bot.orders()] == ["drain"]
+    assert bot.finish(attempt) and world.state(op) is TaskState.COMPLETED
+
+
+# ------------------------------------------------------------------ deleting
+
+
+def test_only_a_bot_without_a_session_is_deleted() -> None:
+    world = World()
+    bot = world.bot()
+    with pytest.raises(Conflict) as conflict:
+        world.engine.delete_bot(world.now, bot.name)
+    assert conflict.value.code == "bot_connected"
+    bot.close()
+    world.engine.delete_bot(world.now, bot.name)
+    with pytest.raises(Unknown):
+        bot.change(drain=True)
+    world.restart()
+    assert bot.name not in world.engine.bots
+
+
+def test_a_deleted_bot_that_is_back_before_the_commit_is_in_the_file() -> None:
+    world = World()
+    bot = world.bot()
+    bot.close()
+    world.write()
+    world.engine.delete_bot(world.now, bot.name)
+    bot.open()
+    world.restart()
+    assert bot.it.session is not None
+
+
+def test_the_number_of_bots_is_bounded() -> None:
+    world = World(max_bots=2)
+    world.bot("a"), world.bot("b")
+    with pytest.raises(Refused) as refused:
+        world.bot("c")
+    assert refused.value.code == "too_many_bots"
+    world.bot("a", key="start-2")
