@@ -108,93 +108,118 @@ class RowBatch:
 def batch_of(changes: Changes, version: int, now: float, wall: float, last_id: int) -> RowBatch:
     """The rows of `changes` as the things are now. `wall` is the wall time of engine time `now`."""
     offset = wall - now
-    new = {task.id for task, _ in changes.tasks_added}
-    finals = changes.finals
-    statements: list[Statement] = []
-
-    def add(sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        made = list(rows)
-        if made:
-            statements.append((sql, made))
-
-    gone = set(changes.tasks_gone)
-    add(DELETE_TASK, ((id,) for id in changes.tasks_gone))
-    add(DELETE_USES, ((id,) for id in changes.tasks_gone))
-    add(
-        INSERT_TASK,
-        (
-            (
-                task.id, *_moving(task), *_ending(finals.get(task.id), offset), task.plan.retries,
-                task.plan.bot_retries, task.plan.retry_wait_s, int(task.plan.carry_time), task.sameness,
-                task.share.value, record.index, record.line, record.work, record.slices,
-            )
-            for task, record in changes.tasks_added
-            if task.id not in gone
-        ),
-    )  # fmt: skip
-    known = [task for task in changes.tasks.values() if task.id not in new]
-    add(UPDATE_TASK, ((*_moving(task), task.id) for task in known if task.id not in finals))
-    add(
-        END_TASK,
-        ((*_moving(task), *_ending(finals[task.id], offset), task.id) for task in known if task.id in finals),
-    )
-    add(INSERT_USE, _uses(changes, gone))
-    add(
-        INSERT_OP,
-        (
-            (
-                op.id, op.task, op.graph or None, op.name, op.key, op.pool, op.owner, op.priority, op.parent,
-                op.retry_of, _json(op.tags).decode() if op.tags else "[]", op.created_at + offset,
-            )
-            for op in changes.ops_added
-        ),
-    )  # fmt: skip
-    add(INSERT_TAG, ((tag, op.id) for op in changes.ops_added for tag in op.tags))
-    add(UPDATE_OP, ((op.task, op.ended, op.id) for op in changes.ops_changed.values()))
-    add(DELETE_BOT, ((id,) for id in changes.deleted_bots))  # first: one that came back since stays
-    add(UPSERT_BOT, (_bot(bot, offset) for bot in changes.bots.values()))
-    add(UPSERT_SESSION, (_session(session, offset) for session in changes.sessions.values()))
-    add(UPDATE_ATTEMPT, (_attempt(a, offset) for a in changes.attempts.values() if a.stored))
-    add(
-        INSERT_ATTEMPT,
-        (
-            (
-                *_attempt(a, offset),
-                a.task,
-                a.number,
-                a.bot,
-                a.offered_at,
-                a.offered_at + offset,
-                a.remaining_s,
-            )
-            for a in changes.attempts.values()
-            if not a.stored
-        ),
-    )
+    statements = [
+        (sql, made)
+        for sql, rows in (
+            *_task_statements(changes, offset),
+            *_op_statements(changes, offset),
+            *_bot_statements(changes, offset),
+            *_attempt_statements(changes, offset),
+            *_graph_statements(changes, offset),
+            *_history_statements(changes, offset),
+        )
+        if (made := list(rows))
+    ]
     for attempt in changes.attempts.values():
         attempt.stored = True
-    add(UPSERT_GRAPH, (_graph(graph, offset) for graph in changes.graphs.values()))
-    add(DELETE_EDGES, ((task,) for task in changes.edges_gone))
-    add(INSERT_EDGE, _edges(changes))
-    add(MEET_EDGE, changes.edges_met)
-    add(
-        INSERT_EVENT,
-        (
-            (
-                e.id, e.at + offset, e.kind, e.op, e.attempt, e.bot, e.graph,
-                None if e.state is None else int(e.state),
-                None if e.detail is None else _json(e.detail).decode(),
-            )
-            for e in changes.events
-        ),
-    )  # fmt: skip
-    add(
-        INSERT_REQUEST,
-        ((r.owner, r.request_id, r.body_hash, r.answer, r.at + offset) for r in changes.requests),
-    )
     statements.append((SET_CLOCK, [(now, wall, last_id)]))
     chunks = [(c.attempt, c.stream, c.offset, c.merged, len(c.data), c.data) for c in changes.chunks]
     return RowBatch(version, statements, chunks)
+
+
+Statements = tuple[tuple[str, Iterable[tuple[Any, ...]]], ...]
+
+
+def _task_statements(changes: Changes, offset: float) -> Statements:
+    new = {task.id for task, _ in changes.tasks_added}
+    gone = set(changes.tasks_gone)
+    finals = changes.finals
+    known = [task for task in changes.tasks.values() if task.id not in new]
+    inserted = (
+        (
+            task.id, *_moving(task), *_ending(finals.get(task.id), offset), task.plan.retries, task.plan.bot_retries,
+            task.plan.retry_wait_s, int(task.plan.carry_time), task.sameness, task.share.value, record.index,
+            record.line, record.work, record.slices,
+        )
+        for task, record in changes.tasks_added
+        if task.id not in gone
+    )  # fmt: skip
+    ended = ((*_moving(t), *_ending(finals[t.id], offset), t.id) for t in known if t.id in finals)
+    return (
+        (DELETE_TASK, ((id,) for id in changes.tasks_gone)),
+        (DELETE_USES, ((id,) for id in changes.tasks_gone)),
+        (INSERT_TASK, inserted),
+        (UPDATE_TASK, ((*_moving(t), t.id) for t in known if t.id not in finals)),
+        (END_TASK, ended),
+        (INSERT_USE, _uses(changes, gone)),
+    )
+
+
+def _op_statements(changes: Changes, offset: float) -> Statements:
+    inserted = (
+        (
+            op.id, op.task, op.graph or None, op.name, op.key, op.pool, op.owner, op.priority, op.parent,
+            op.retry_of, _json(op.tags).decode() if op.tags else "[]", op.created_at + offset,
+        )
+        for op in changes.ops_added
+    )  # fmt: skip
+    return (
+        (INSERT_OP, inserted),
+        (INSERT_TAG, ((tag, op.id) for op in changes.ops_added for tag in op.tags)),
+        (UPDATE_OP, ((op.task, op.ended, op.id) for op in changes.ops_changed.values())),
+    )
+
+
+def _bot_statements(changes: Changes, offset: float) -> Statements:
+    return (
+        (DELETE_BOT, ((id,) for id in changes.deleted_bots)),  # first: one that came back since stays
+        (UPSERT_BOT, (_bot(bot, offset) for bot in changes.bots.values())),
+        (UPSERT_SESSION, (_session(session, offset) for session in changes.sessions.values())),
+    )
+
+
+def _attempt_statements(changes: Changes, offset: float) -> Statements:
+    attempts = changes.attempts.values()
+    return (
+        (UPDATE_ATTEMPT, (_attempt(a, offset) for a in attempts if a.stored)),
+        (
+            INSERT_ATTEMPT,
+            (
+                (
+                    *_attempt(a, offset),
+                    a.task,
+                    a.number,
+                    a.bot,
+                    a.offered_at,
+                    a.offered_at + offset,
+                    a.remaining_s,
+                )
+                for a in attempts
+                if not a.stored
+            ),
+        ),
+    )
+
+
+def _graph_statements(changes: Changes, offset: float) -> Statements:
+    return (
+        (UPSERT_GRAPH, (_graph(graph, offset) for graph in changes.graphs.values())),
+        (DELETE_EDGES, ((task,) for task in changes.edges_gone)),
+        (INSERT_EDGE, _edges(changes)),
+        (MEET_EDGE, changes.edges_met),
+    )
+
+
+def _history_statements(changes: Changes, offset: float) -> Statements:
+    events = (
+        (
+            e.id, e.at + offset, e.kind, e.op, e.attempt, e.bot, e.graph,
+            None if e.state is None else int(e.state), None if e.detail is None else _json(e.detail).decode(),
+        )
+        for e in changes.events
+    )  # fmt: skip
+    requests = ((r.owner, r.request_id, r.body_hash, r.answer, r.at + offset) for r in changes.requests)
+    return ((INSERT_EVENT, events), (INSERT_REQUEST, requests))
 
 
 def _never(moment: float) -> float | None:
