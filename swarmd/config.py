@@ -1,7 +1,7 @@
 """Configuration of the daemon: flags over environment over file over defaults.
 
 The file is TOML; unknown keys are refused with the nearest known one. Environment variables are the flags' names in
-capitals, `SWARMD_SERVE_DB` for `serve --db` and so on (the command line reads them).
+capitals, `SWARMD_DB` for `serve --db` and so on (the command line reads them).
 """
 
 from __future__ import annotations

@@ -55,7 +55,24 @@ def id_of(text: str, kind: str) -> int:
     id = from_text(text)
     if id is None:
         raise Unknown(
-            f"unknown_{kind}", f"there is no {kind} {text[:40]!r}: ids have 13 characters of base 32"
+            f"unknown_{kind}",
+            f"there is no {kind} {text[:40]!r}: ids have 13 characters of base 32",
+            "give an id as the daemon gave it",
+        )
+    return id
+
+
+def cursor_of(call: Call) -> int | None:
+    """The id behind the query parameter `cursor`, None at the start of a list. Raises `Refused`."""
+    text = call.query["cursor"]
+    if not text:
+        return None
+    id = from_text(text)
+    if id is None:
+        raise Refused(
+            "bad_cursor",
+            f"query parameter cursor is {text[:40]!r}, expected the 'next' of an earlier answer",
+            "begin without a cursor",
         )
     return id
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from math import ceil
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -60,6 +61,7 @@ class Edge:
 
     def _add(self, route: Route) -> None:
         assert route.handler in self._handlers, f"no handler {route.handler}"
+        assert route.hot or not route.raw_body, f"{route.handler}: quart would read the whole body into memory"
         if "{" not in route.path:
             methods = self._exact.setdefault(route.path, {})
         else:
@@ -261,11 +263,22 @@ _STATUS: tuple[tuple[type[CoreError], int], ...] = (
 )
 
 
+_STORE_REMEDIES = {
+    "digest_mismatch": "send the bytes of that digest, or let the daemon name them: POST /api/v1/blobs",
+    "size_mismatch": "send all bytes that were announced",
+    "blob_missing": "upload it again",
+}
+
+
 def error_reply(error: BaseException) -> Reply | None:
     """The answer to an error, or None for what is not ours to answer (a cancel, a broken engine)."""
     if isinstance(error, CoreError):
         status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        extra = ((b"retry-after", b"1"),) if isinstance(error, Busy) else ()
+        extra = (
+            ((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()),)
+            if isinstance(error, Busy)
+            else ()
+        )
         return _error(status, error.code, error.message, error.remedy, error.details, extra)
     if isinstance(error, Denied):
         extra = ((b"connection", b"close"),) if error.status in (408, 414) else ()
@@ -289,7 +302,8 @@ def error_reply(error: BaseException) -> Reply | None:
         return _error(503, "store_broken", error.message, "restart the daemon", {}, ((b"retry-after", b"5"),))
     if isinstance(error, StoreError):
         status = {"digest_mismatch": 400, "size_mismatch": 400, "blob_missing": 404}.get(error.code, 500)
-        return _error(status, error.code, error.message)
+        remedy = _STORE_REMEDIES.get(error.code, "see the daemon's log")
+        return _error(status, error.code, error.message, remedy)
     if isinstance(error, Exception) and not isinstance(error, trio.Cancelled):
         log.error("call.failed", exc_info=error)
         return _error(500, "internal", "the daemon failed at this call; its log tells more", "report it")

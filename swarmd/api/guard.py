@@ -79,9 +79,13 @@ class Guard:
             )
         for name, value in raw_headers:
             if name.lower() == b"origin" and not _same_origin(value.decode("latin-1").strip().lower(), host):
-                raise Denied(403, "foreign_origin", "a page of another site may not call this daemon")
+                raise _foreign(
+                    f"its Origin is {value.decode('latin-1')[:80]!r}, expected one with host {host[:80]!r}"
+                )
             if name.lower() == b"sec-fetch-site" and value.decode("latin-1").strip().lower() not in OWN_SITES:
-                raise Denied(403, "foreign_origin", "a page of another site may not call this daemon")
+                raise _foreign(
+                    f"Sec-Fetch-Site is {value.decode('latin-1')[:40]!r}, expected same-origin or none"
+                )
 
     def _knows_host(self, host: str) -> bool:
         bare, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
@@ -117,6 +121,15 @@ class Guard:
         if mapped.is_loopback:
             return self._trust_loopback
         return any(mapped in network for network in self._networks if network.version == mapped.version)
+
+
+def _foreign(which: str) -> Denied:
+    return Denied(
+        403,
+        "foreign_origin",
+        f"a page of another site may not call this daemon: {which}",
+        "open the daemon's own address, or call it with a program instead of a browser",
+    )
 
 
 def read_token(path: Path) -> str:

@@ -89,7 +89,9 @@ class Attempts:
             return None
         if held.work.outputs and not finished.client_error and not finished.canceled:
             finished = await self._keep_outputs(folder, held, finished)
-        return Report(finished, await self._outputs.end(held.attempt))
+        tail, sentences = await self._outputs.end(held.attempt)
+        _add_reasons(finished, sentences)
+        return Report(finished, tail)
 
     async def _prepare(self, folder: AttemptFolder, held: Held) -> FinishedAttempt | None:
         """Puts the inputs in place; a report if that failed."""
@@ -180,10 +182,7 @@ class Attempts:
         finally:
             os.close(root)
         finished.outputs = files
-        if problems:
-            finished.reason = "; ".join([finished.reason, *problems] if finished.reason else problems)[
-                :MAX_TEXT
-            ]
+        _add_reasons(finished, problems)
         return finished
 
     async def _hash(self, root: int, path: str, executable: bool) -> OutputFile:
@@ -222,9 +221,19 @@ def _chunks(root: int, file: OutputFile) -> Iterator[bytes]:
 def _write_text(folder: AttemptFolder, command: Command) -> None:
     root = os.open(folder.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        place_input(root, command.write_to, [command.text.encode("utf-8", "surrogateescape")])
+        text = command.text.encode("utf-8", "surrogateescape")
+        place_input(root, command.write_to, [text], replace=True)
+    except PermissionError as error:
+        why = f"cannot be written: {error.strerror}; let the command before it make it writable"
+        raise ValueError(f"write_to {command.write_to!r} {why}") from None
     finally:
         os.close(root)
+
+
+def _add_reasons(finished: FinishedAttempt, sentences: list[str]) -> None:
+    if sentences:
+        known = [finished.reason] if finished.reason else []
+        finished.reason = "; ".join([*known, *sentences])[:MAX_TEXT]
 
 
 def _failed(held: Held, reason: str, **facts: bool | str) -> FinishedAttempt:

@@ -32,7 +32,7 @@ class Growth:
         self._grown = grown
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(IN_NONBLOCK_CLOEXEC)
-        self._young: dict[str, str] = {}  # key -> folder
+        self._young: dict[str, tuple[str, float]] = {}  # key -> folder, when to watch it; oldest first
         self._keys: dict[int, str] = {}  # watch -> key
         self._watches: dict[str, int] = {}
         self._looked_at: dict[str, str] = {}  # those that inotify would not take
@@ -40,7 +40,7 @@ class Growth:
 
     def add(self, key: str, folder: str) -> None:
         """Watches `folder` from ARM_S on; what grew before is told then."""
-        self._young[key] = folder
+        self._young[key] = (folder, trio.current_time() + ARM_S)
         self._wake.set()
 
     def remove(self, key: str) -> None:
@@ -64,14 +64,19 @@ class Growth:
                 if not self._young and not self._looked_at:
                     self._wake = trio.Event()
                     await self._wake.wait()
-                await trio.sleep(ARM_S if self._young else LOOK_S)
-                self._arm()
+                oldest = next(iter(self._young.values()), None)
+                await trio.sleep_until(oldest[1] if oldest else trio.current_time() + LOOK_S)
+                self._arm(trio.current_time())
                 for key in self._looked_at:
                     self._grown(key)
 
-    def _arm(self) -> None:
-        young, self._young = self._young, {}
-        for key, folder in young.items():
+    def _arm(self, now: float) -> None:
+        """Watches those whose time has come."""
+        while self._young:
+            key, (folder, at) = next(iter(self._young.items()))
+            if at > now:
+                return
+            del self._young[key]
             watch = (
                 self._libc.inotify_add_watch(self._fd, os.fsencode(folder), IN_MODIFY)
                 if self._fd >= 0

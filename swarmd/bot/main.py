@@ -61,7 +61,6 @@ class BotConfig(NamedTuple):
     pass_env: tuple[str, ...] = ()
     output_limit_bytes: int = DEFAULT_OUTPUT_MIB * MIB  # of one stream
     cache_bytes: int = DEFAULT_CACHE_MIB * MIB
-    prefetch: int | None = None  # offers held beyond the slots; None: as many again
 
 
 class Ending(NamedTuple):
@@ -78,7 +77,7 @@ class Bot:
         self, config: BotConfig, folder: WorkFolder, runner: Runner, wire: Wire, rng: random.Random
     ) -> None:
         self.config = config
-        self.slots = Slots(config.slots, config.prefetch)
+        self.slots = Slots(config.slots)
         state = {"pid": os.getpid(), "host": socket.gethostname(), "work_dir": str(folder.path)}
         introduction = Introduction(config.bot, folder.bot_key, config.dimensions, __version__, state)
         self.talk = Conversation(introduction, wire, self.slots, rng)
@@ -98,6 +97,7 @@ class Bot:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.outputs.run)
+                nursery.start_soon(self._give_back_excess)
                 for _ in range(self.config.slots):
                     nursery.start_soon(self._work_slot)
                 try:
@@ -134,6 +134,12 @@ class Bot:
         """From the moment when nothing runs any more, the last reports have DELIVER_S to get through."""
         if self._wishes >= 2 and not self.slots.running:
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + DELIVER_S)
+
+    async def _give_back_excess(self) -> None:
+        while True:
+            await self.slots.until_overdue()
+            self.slots.give_back_excess()
+            self.talk.news()
 
     async def _work_slot(self) -> None:
         slots = self.slots

@@ -73,10 +73,11 @@ def clean_path(text: str) -> tuple[str, ...]:
     raise ValueError(f"path {text[:80]!r} {why}")
 
 
-def create_input(root: int, path: str, *, executable: bool = False) -> int:
+def create_input(root: int, path: str, *, executable: bool = False, replace: bool = False) -> int:
     """Opens a new file below the open folder `root` for writing, with mode 0644 or 0755; makes its folders.
 
-    Raises `ValueError` for a bad path, one that exists already, or one that leads through a link or file.
+    With `replace` a regular file that is there is emptied and keeps its mode; its owner must be allowed to write it.
+    Raises `ValueError` for a bad path, one that is taken, or one that leads through a link or file.
     """
     *folders, name = clean_path(path)
     parent = os.dup(root)
@@ -90,20 +91,40 @@ def create_input(root: int, path: str, *, executable: bool = False) -> int:
             os.close(parent)
             parent = inner
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=parent)
+        try:
+            fd = os.open(name, flags, 0o600, dir_fd=parent)
+        except FileExistsError:
+            if not replace:
+                raise
+            return _reopen(parent, name)
         os.fchmod(fd, 0o755 if executable else 0o644)  # whatever the umask of the bot is
         return fd
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ELOOP, errno.ENOTDIR):
+        if error.errno in (errno.EEXIST, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
             raise ValueError(f"input {path!r}: its place is taken; give each a path of its own") from None
         raise
     finally:
         os.close(parent)
 
 
-def place_input(root: int, path: str, chunks: Iterable[bytes], *, executable: bool = False) -> int:
+def _reopen(parent: int, name: str) -> int:
+    """Opens and empties a regular file; `OSError` for a link, and for a FIFO, which would block."""
+    fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if not stat_bits.S_ISREG(os.fstat(fd).st_mode):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def place_input(
+    root: int, path: str, chunks: Iterable[bytes], *, executable: bool = False, replace: bool = False
+) -> int:
     """Writes an input, see `create_input`; gives its size."""
-    fd = create_input(root, path, executable=executable)
+    fd = create_input(root, path, executable=executable, replace=replace)
     with os.fdopen(fd, "wb", buffering=0) as file:
         size = 0
         for chunk in chunks:

@@ -296,7 +296,13 @@ class PosixRunner:
     def _welcome(self, start: Start, leader: Leader) -> None:
         """Makes a new process known to the family and to the next bot. A failure ends the process."""
         FAMILY.add(leader)
-        record = LeaderRecord(**leader._asdict(), boot_id=self._boot_id)
+        record = LeaderRecord(
+            attempt=leader.attempt,
+            pid=leader.pid,
+            born_from=leader.born_from,
+            born_to=leader.born_to,
+            boot_id=self._boot_id,
+        )
         try:
             write_record(start.state, record)
         except OSError as error:

@@ -3,10 +3,14 @@
 A request that says something new asks for an answer at once; when all has been said, one is sent that the daemon may
 hold. If there is news while it is held, the next request goes out on a second connection and ends the hold. So a
 request with news is never overtaken, results pile up while it is being answered, and there are never more than two.
+
+While short tasks are queued for all slots, news are gathered for GATHER_S: a request costs the daemon as much as some
+twenty tasks in it do, and no slot waits for the answer.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from swarmd.api.native.messages import (
     SyncRequest,
 )
 from swarmd.bot import events
+from swarmd.bot.lookahead import GATHER_S
 from swarmd.bot.slots import Held, Report, Slots
 from swarmd.bot.uploads import PIECES_BYTES, Outputs
 from swarmd.bot.wire import Backoff, Wire, WireError
@@ -74,6 +79,7 @@ class Said(NamedTuple):
     """A request on its way: its bytes, and what an answer to it acknowledges."""
 
     seq: int
+    free: int
     body: bytes
     reports: tuple[str, ...]
     pieces: tuple[OutputPiece, ...]
@@ -108,6 +114,7 @@ class Conversation:
         self._leaving = trio.Event()
         self._failing = 0  # the request that was not answered and waits for its next try
         self._short_holds = 0  # in a row
+        self._answered_at = -math.inf
 
     def news(self) -> None:
         """There is something for the next request. A held answer is called back for it."""
@@ -163,7 +170,7 @@ class Conversation:
                 slots=self._slots.slots,
                 version=me.version,
                 state=me.state,
-                keeps=self._slots.all_held(),  # type: ignore[arg-type]
+                keeps=self._slots.all_held(),
             )
         )
         backoff = Backoff(self._rng)
@@ -195,15 +202,24 @@ class Conversation:
     # Saying
 
     async def _say_or_hold(self) -> None:
+        if self._slots.is_well_stocked:
+            await self._gather()
         if self._has_news():
             said = self._compose(0.0)
-            self._take(said.seq, await self._deliver(said, 0.0))
+            self._take(said, await self._deliver(said, 0.0))
         else:
             await self._hold()
 
     def _has_news(self) -> bool:
         assert self.outputs is not None
         return self._slots.changed or bool(self._slots.reports) or bool(self._again) or self.outputs.has_news
+
+    async def _gather(self) -> None:
+        """Lets news pile up until GATHER_S after the last answer, or until offers run short, or the bot is to end."""
+        with trio.move_on_at(self._answered_at + GATHER_S):
+            while self._slots.is_well_stocked and not self._leaving.is_set():
+                self._news = trio.Event()
+                await self._news.wait()
 
     def _compose(self, held_s: float) -> Said:
         """The next request. What it carries must not be in another one that is on its way."""
@@ -227,14 +243,20 @@ class Conversation:
         request = SyncRequest(
             seq=self._seq,
             seen=None if self._seen == self._seq - 1 else self._seen,
-            running=[*slots.running, *kept_back],  # type: ignore[arg-type]
-            queued=list(slots.queued),  # type: ignore[arg-type]
+            running=[*slots.running, *kept_back],
+            queued=list(slots.queued),
             finished=finished,
             output=pieces,
             free=slots.free(len(kept_back)),
             wait_s=held_s,
         )
-        return Said(self._seq, _encoder.encode(request), tuple(f.attempt for f in finished), tuple(pieces))
+        return Said(
+            self._seq,
+            request.free,
+            _encoder.encode(request),
+            tuple(f.attempt for f in finished),
+            tuple(pieces),
+        )
 
     async def _deliver(self, said: Said, held_s: float) -> SyncAnswer:
         """Sends the same bytes until there is an answer. Raises `SessionGone`, `Denied`."""
@@ -304,7 +326,7 @@ class Conversation:
         async def hold() -> None:
             nonlocal over, failure
             try:
-                self._take(held.seq, await self._deliver(held, HELD_S))
+                self._take(held, await self._deliver(held, HELD_S))
             except (SessionGone, Denied, Over) as error:
                 failure = failure or error
             except Overtaken:
@@ -318,7 +340,7 @@ class Conversation:
             if not over and not self.may_end:
                 said = self._compose(0.0)
                 try:
-                    self._take(said.seq, await self._deliver(said, 0.0))
+                    self._take(said, await self._deliver(said, 0.0))
                 except (SessionGone, Denied, Over) as error:
                     failure = failure or error
             if failure or self.may_end or self._failing == held.seq:
@@ -341,16 +363,18 @@ class Conversation:
 
     # Taking
 
-    def _take(self, seq: int, answer: SyncAnswer) -> None:
+    def _take(self, said: Said, answer: SyncAnswer) -> None:
         """Does what an answer says. An answer that was overtaken gives no orders to the bot itself."""
-        if seq > self._seen:
-            self._seen = seq
+        self._answered_at = trio.current_time()
+        if said.seq > self._seen:
+            self._seen = said.seq
+            self._slots.has_all = len(answer.offers) < said.free
             self._drained = any(order.kind == "drain" for order in answer.orders)
             kinds = {order.kind for order in answer.orders}
-            order = next((kind for kind in reversed(ENDS) if kind in kinds), None)
-            if order != self.end_order:
-                events.info("bot.ordered", order=order or "none")
-            self.end_order = order
+            end_order = next((kind for kind in reversed(ENDS) if kind in kinds), None)
+            if end_order != self.end_order:
+                events.info("bot.ordered", order=end_order or "none")
+            self.end_order = end_order
             self._set_takes()
         for order in answer.orders:
             if order.kind == "stop":
@@ -380,7 +404,7 @@ class Conversation:
             )
             return
         if work.noop:
-            slots.report(Report(FinishedAttempt(attempt=offer.attempt, ok=True)))
+            slots.report_noop(offer.attempt)
         else:
             slots.take(Held(offer.attempt, offer.task, work, offer.index, offer.line))
 

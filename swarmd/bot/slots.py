@@ -7,10 +7,12 @@ nowhere from then on, and the daemon puts it back into its queue.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
 from swarmd.api.native.messages import MAX_SLOTS, FinishedAttempt, OutputPiece
+from swarmd.bot.lookahead import GIVE_BACK_S, Lookahead
 from swarmd.bot.process import StopSignal
 from swarmd.core.model import Work
 
@@ -20,7 +22,7 @@ MAX_REPORTS = 8 * MAX_SLOTS  # in one request
 class Held:
     """One attempt that this bot took."""
 
-    __slots__ = ("attempt", "index", "line", "stop", "task", "unwanted", "work")
+    __slots__ = ("attempt", "index", "line", "since", "stop", "task", "unwanted", "work")
 
     def __init__(self, attempt: str, task: str, work: Work, index: int | None, line: str | None) -> None:
         self.attempt = attempt
@@ -28,6 +30,7 @@ class Held:
         self.work = work
         self.index = index
         self.line = line
+        self.since = 0.0  # when it was taken, then when it got a slot
         self.stop = StopSignal()
         self.unwanted = False  # the daemon gave it up: end it, report nothing
 
@@ -44,16 +47,19 @@ class Report:
 
 
 class Slots:
-    """The books. `prefetch` offers more than slots are held, so that a slot never waits for a round trip."""
+    """The books. More offers than slots are held, see `lookahead`, so that a slot never waits for a round trip."""
 
-    def __init__(self, slots: int, prefetch: int | None = None) -> None:
+    def __init__(self, slots: int, clock: Callable[[], float] = trio.current_time) -> None:
         assert 1 <= slots <= MAX_SLOTS
         self.slots = slots
-        self.prefetch = slots if prefetch is None else prefetch
+        self._clock = clock
+        self._lookahead = Lookahead(slots)
+        self._excess = trio.Event()  # set while more is queued than there are slots
         self.queued: dict[str, Held] = {}
         self.running: dict[str, Held] = {}
         self.reports: dict[str, Report] = {}  # not acknowledged yet, oldest first
         self.takes = True
+        self.has_all = False  # the daemon had fewer offers than fitted when it was asked last
         self.changed = True  # something differs from what the last request said
         self._ready: deque[Held] = deque()
         self._idle = trio.lowlevel.ParkingLot()
@@ -74,19 +80,35 @@ class Slots:
         """How many more offers fit, with `kept_back` reports that do not travel yet."""
         if not self.takes:
             return 0
-        return max(0, self.slots + self.prefetch - len(self.running) - len(self.queued) - kept_back)
+        held = len(self.running) + len(self.queued) + kept_back
+        return max(0, self.slots + self._prefetch() - held)
+
+    @property
+    def is_well_stocked(self) -> bool:
+        """Whether more is queued than there are slots, and at least half of what should be if there is more."""
+        queued = len(self.queued)
+        return queued > self.slots and (self.has_all or 2 * queued >= self._prefetch())
+
+    def _prefetch(self) -> int:
+        stuck_since = self._clock() - GIVE_BACK_S
+        stuck = sum(held.since < stuck_since for held in self.running.values())
+        return self._lookahead.prefetch(self.slots - stuck)
 
     def take(self, held: Held) -> None:
         """Takes an offer: it starts at once if a slot is free."""
         assert self.takes and not self.holds(held.attempt)
+        held.since = self._clock()
         self.queued[held.attempt] = held
         self.fill()
+        if len(self.queued) > self.slots:
+            self._excess.set()
 
     def fill(self) -> None:
         """Lets what is queued start, oldest first, as far as slots are free."""
         while self.queued and len(self.running) < self.slots:
             attempt = next(iter(self.queued))
             held = self.running[attempt] = self.queued.pop(attempt)
+            held.since = self._clock()
             self._ready.append(held)
             self._idle.unpark()
             self.changed = True
@@ -101,16 +123,41 @@ class Slots:
         """A slot is done with `held`. Without a report nobody will hear of it."""
         assert self.running[held.attempt] is held
         del self.running[held.attempt]
+        self._lookahead.ended(self._clock() - held.since)
         if report is not None and not held.unwanted:
             self.reports[held.attempt] = report
         self.changed = True
         self.fill()
 
     def report(self, report: Report) -> None:
-        """Books the end of an attempt that never had a slot: a noop, or one stopped while it was queued."""
+        """Books the end of an attempt that never had a slot, as one stopped while it was queued."""
         self.queued.pop(report.finished.attempt, None)
         self.reports[report.finished.attempt] = report
         self.changed = True
+
+    def report_noop(self, attempt: str) -> None:
+        """Books the end of a task that runs nothing."""
+        self._lookahead.ended(0.0)
+        self.report(Report(FinishedAttempt(attempt=attempt, ok=True)))
+
+    async def until_overdue(self) -> None:
+        """Waits until something that is more than `slots` has been queued for GIVE_BACK_S."""
+        while True:
+            if len(self.queued) <= self.slots:
+                self._excess = trio.Event()
+                await self._excess.wait()
+            oldest = next(iter(self.queued.values()), None)
+            overdue_at = self._clock() if oldest is None else oldest.since + GIVE_BACK_S
+            if overdue_at <= self._clock() and len(self.queued) > self.slots:
+                return
+            await trio.sleep(max(0.0, overdue_at - self._clock()))
+
+    def give_back_excess(self) -> None:
+        """Slots are busier than was foreseen: forgets the newest of what did not start, down to as many as slots."""
+        self._lookahead.waited()
+        for attempt in list(self.queued)[self.slots :]:
+            del self.queued[attempt]
+            self.changed = True
 
     def give_back(self) -> None:
         """Forgets what did not start."""

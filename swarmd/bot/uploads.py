@@ -23,26 +23,32 @@ PIECES_BYTES = 262_144  # of output in one request
 TAIL_BYTES = 65_536  # of an ended attempt, kept in memory to travel with its report
 BULK_BYTES = 4 << 20  # in one raw call
 NAMES = ("stdout", "stderr")
+DAEMON = "the daemon's output limit"
 
 
 class Stream:
     """One output file of an attempt, and how far it was sent."""
 
-    __slots__ = ("attempt", "capped_at", "name", "path", "sent")
+    __slots__ = ("attempt", "capped_at", "capped_by", "name", "path", "sent")
 
     def __init__(self, attempt: str, name: str, path: str, limit_bytes: int) -> None:
         self.attempt = attempt
         self.name = name
         self.path = path
         self.sent = 0
-        self.capped_at = limit_bytes  # no byte above it is kept by the daemon
+        self.capped_at = limit_bytes  # no byte above it is sent
+        self.capped_by = "the bot's output limit"
 
-    def pending(self) -> int:
-        """Bytes to send; 0 also for a file that is not there."""
+    def size(self) -> int:
+        """Of the file; 0 also for one that is not there."""
         try:
-            return max(0, min(os.stat(self.path).st_size, self.capped_at) - self.sent)
+            return os.stat(self.path).st_size
         except FileNotFoundError:
             return 0
+
+    def pending(self) -> int:
+        """Bytes to send."""
+        return max(0, min(self.size(), self.capped_at) - self.sent)
 
     def read(self, limit: int) -> bytes:
         """The next bytes, at most `limit`; they are not counted as sent."""
@@ -61,6 +67,25 @@ class Stream:
         piece = OutputPiece(attempt=self.attempt, stream=self.name, offset=self.sent, data=data)  # type: ignore[arg-type]
         self.sent += len(data)
         return piece
+
+    def last_byte(self) -> OutputPiece | None:
+        """Where the file ends, if the daemon's limit kept the end from being sent: it counts what it does not get."""
+        size = self.size()
+        if self.capped_by != DAEMON or size <= self.sent:
+            return None
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            data = os.pread(fd, 1, size - 1)
+        finally:
+            os.close(fd)
+        return OutputPiece(attempt=self.attempt, stream=self.name, offset=size - 1, data=data)  # type: ignore[arg-type]
+
+    def shortfall(self) -> str | None:
+        """A sentence about what the bot did not send, None if it sent all or the daemon counts the rest."""
+        missing = self.size() - self.sent
+        if missing <= 0 or self.capped_by == DAEMON:
+            return None
+        return f"{self.name}: {missing} bytes were not sent because of {self.capped_by}"
 
 
 class Outputs:
@@ -132,8 +157,11 @@ class Outputs:
             self._answered.set()
             self._answered = trio.Event()
 
-    async def end(self, attempt: str) -> tuple[OutputPiece, ...]:
-        """Call it when the commands have ended: gives the last bytes, after what is too much for them was sent."""
+    async def end(self, attempt: str) -> tuple[tuple[OutputPiece, ...], list[str]]:
+        """Call it when the commands have ended: gives the last bytes, after what is too much for them was sent.
+
+        Also gives a sentence for each stream that the daemon does not get whole from this bot.
+        """
         self._growth.remove(attempt)
         self._grown.pop(attempt, None)
         streams = self._streams.pop(attempt)
@@ -145,8 +173,10 @@ class Outputs:
                 while attempt in self._unanswered:
                     await self._answered.wait()
                 await self._send_raw(stream)
-        pieces = (stream.piece(TAIL_BYTES // 2) for stream in streams)
-        return tuple(piece for piece in pieces if piece is not None)
+        pieces = [stream.piece(TAIL_BYTES // 2) for stream in streams]
+        pieces += [stream.last_byte() for stream in streams]
+        sentences = [stream.shortfall() for stream in streams]
+        return tuple(p for p in pieces if p is not None), [s for s in sentences if s is not None]
 
     def forget(self, attempt: str) -> None:
         """Ends the sending of an attempt that nobody wants any more."""
@@ -186,6 +216,9 @@ class Outputs:
                     "output.refused", attempt=stream.attempt, stream=stream.name, reason=failure.message
                 )
                 stream.capped_at = stream.sent
+                stream.capped_by = f"a refusal ({failure.message})"
                 return
             stream.sent += len(data)
-            stream.capped_at = min(stream.capped_at, max(answer.limit, stream.sent))
+            limit = max(answer.limit, stream.sent)
+            if limit < stream.capped_at:
+                stream.capped_at, stream.capped_by = limit, DAEMON

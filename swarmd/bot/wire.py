@@ -115,7 +115,7 @@ class ClientWire:
             return _decoded(_output_answer, await self._call("POST", path, data, TRANSFER_S, BYTES))
 
     async def missing_blobs(self, digests: list[str]) -> list[str]:
-        body = msgspec.json.encode(BlobQuery(digests=digests))  # type: ignore[arg-type]
+        body = msgspec.json.encode(BlobQuery(digests=digests))
         return _decoded(_missing, await self._call("POST", f"{API}/blobs/missing", body, CALL_S)).missing
 
     @asynccontextmanager

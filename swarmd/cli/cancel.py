@@ -47,7 +47,9 @@ def command(
         if as_json:
             print_json(answer)
         else:
-            print(f"canceled {answer.changed} of {answer.matched} tasks")
+            which = "1 task" if answer.changed == 1 else f"{answer.changed} tasks"
+            rest = answer.matched - answer.changed
+            print(f"canceled {which}" + (f"; {rest} had ended or were being stopped already" if rest else ""))
         return OK
 
     return with_client(server, work)

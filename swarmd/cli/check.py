@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -24,8 +25,12 @@ def command(db: str, as_json: bool) -> int:
     from swarmd.cli.table import print_json
     from swarmd.cli.text import one_line
     from swarmd.store.check import check_file
+    from swarmd.store.errors import StoreError
 
-    faults = check_file(db)
+    try:
+        faults = check_file(Path(db))
+    except StoreError as error:
+        raise click.ClickException(error.message) from None
     for fault in faults:
         if as_json:
             print_json({"name": fault.name, "sentence": fault.sentence})

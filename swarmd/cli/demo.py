@@ -131,7 +131,7 @@ async def _bots_ready(client: Client) -> None:
     import trio
 
     with trio.move_on_after(BOTS_READY_S):
-        while {bot.id async for bot in client.bots() if bot.status == "idle"} < set(BOTS):
+        while {bot.id async for bot in client.bots() if bot.status == "idle"} < set(BOTS):  # noqa: ASYNC110 (another process)
             await trio.sleep(0.05)
         return
     raise click.ClickException(f"the bots did not connect within {BOTS_READY_S:g} s")

@@ -271,8 +271,12 @@ class Daemon:
             self._scopes.pop(session_id, None)
 
     async def _look_up(self, lookup: Lookup) -> None:
-        """Is there a finished task with the sameness key of one that became ready?"""
-        found = await self.read(lambda conn: queries.same_tasks(conn, [lookup.sameness]))
+        """Is there a finished task with the sameness key of one that became ready?
+
+        No caller waits for it, so a full disk is waited out, however long it takes.
+        """
+        await self.writer.committed_at_least(self.engine.version)
+        found = await self.backend.read(lambda conn: queries.same_tasks(conn, [lookup.sameness]))
         with self.step() as (engine, now):
             engine.looked_up(now, lookup.task, found.get(lookup.sameness))
 

@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 import trio_asyncio
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("swarmd.daemon")
 
+# Settings that a reload cannot change.
+FIXED = (
+    "db", "listen", "unix", "durability", "session_deadline_s", "accept_s", "bot_back_s", "output_limit_mib",
+)  # fmt: skip
 GRACEFUL_S = 5.0  # what running requests get when the daemon stops
 
 
@@ -131,10 +136,12 @@ async def _live(
         nursery.start_soon(keep_within, daemon)
         async with trio.open_nursery() as serving:
             await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
-            say(f"swarmd ready {urls[0]}")
-            log.info("ready", extra={"urls": " ".join(urls), "db": config.db})
-            notifier.ready()
-            await _until_signal(partial(_reload, daemon, app.replace_guard, reload, notifier))
+            # Signals are caught before anybody can know that we are ready: the default would end us hard.
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                say(f"swarmd ready {urls[0]}")
+                log.info("ready", extra={"urls": " ".join(urls), "db": config.db})
+                notifier.ready()
+                await _until_told(signals, partial(_reload, daemon, app.replace_guard, reload, notifier))
             notifier.stopping()
             log.info("stopping")
             daemon.stop_soon()
@@ -145,12 +152,11 @@ async def _live(
     log.info("stopped")
 
 
-async def _until_signal(on_reload: Callable[[], Awaitable[None]]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            if number != signal.SIGHUP:
-                return
-            await on_reload()
+async def _until_told(signals: AsyncIterator[int], on_reload: Callable[[], Awaitable[None]]) -> None:
+    async for number in signals:
+        if number != signal.SIGHUP:
+            return
+        await on_reload()
 
 
 async def _reload(
@@ -169,8 +175,9 @@ async def _reload(
     except ConfigError as error:
         log.error("reload.refused", extra={"reason": _sentence(error)})
     else:
-        old, daemon.config = daemon.config, config
+        old = daemon.config
+        fixed = [n for n in FIXED if getattr(old, n) != getattr(config, n)]
+        daemon.config = msgspec.structs.replace(config, **{n: getattr(old, n) for n in fixed})
         set_up(config.log_format, config.log_level)
-        fixed = [n for n in ("db", "listen", "unix", "durability") if getattr(old, n) != getattr(config, n)]
         log.info("reloaded", extra={"needs_restart": ",".join(fixed)} if fixed else {})
     notifier.ready()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 from msgspec import Struct
@@ -21,7 +22,7 @@ MAX_SEARCHES = 20  # of the file for one submission: each time something it name
 class Submission(Struct, frozen=True):
     """What goes in together. At most one of `new_graph` (name, open) and `add_to` is given."""
 
-    specs: Sequence[TaskSpec]
+    specs: Sequence[TaskSpec] | Callable[[], Awaitable[Sequence[TaskSpec]]]  # or how to make them, from the file
     answer_of: Callable[[list[Submitted], GraphId | None], bytes]  # JSON; called in the step
     owner: str = ""
     request_id: str = ""
@@ -42,10 +43,7 @@ async def submit(daemon: Daemon, submission: Submission) -> bytes:
         await daemon.settled()
         return answer
     key = (submission.owner, submission.request_id)
-    while (other := daemon.reserved.get(key)) is not None:
-        await other.wait()
-    done = daemon.reserved[key] = trio.Event()
-    try:
+    async with _reserved(daemon, ("request", *key)):
         earlier = await daemon.read(lambda conn: queries.request(conn, *key))
         if earlier is not None:
             if earlier[0] != submission.body_hash:
@@ -59,13 +57,31 @@ async def submit(daemon: Daemon, submission: Submission) -> bytes:
         with trio.CancelScope(shield=True):  # the key stays reserved until the file knows it
             await daemon.settled()
         return answer
+
+
+@asynccontextmanager
+async def _reserved(daemon: Daemon, key: tuple[str, ...]) -> AsyncIterator[None]:
+    """One at a time for each key."""
+    while (other := daemon.reserved.get(key)) is not None:
+        await other.wait()
+    done = daemon.reserved[key] = trio.Event()
+    try:
+        yield
     finally:
         del daemon.reserved[key]
         done.set()
 
 
 async def _submit(daemon: Daemon, submission: Submission) -> bytes:
-    specs = submission.specs
+    make = submission.specs
+    if not callable(make):
+        return await _search_and_step(daemon, submission, make)
+    # What is made from the file must still be so when it goes in: two additions may use the same key.
+    async with _reserved(daemon, ("graph", to_text(submission.add_to or GraphId(0)))):
+        return await _search_and_step(daemon, submission, await make())
+
+
+async def _search_and_step(daemon: Daemon, submission: Submission, specs: Sequence[TaskSpec]) -> bytes:
     named = {a.on for spec in specs for a in spec.after if a.on is not None}
     keys = {s.sameness for s in specs if s.sameness is not None and s.share is not Share.NONE and not s.after}
     search = {on for on in named if daemon.engine.task_of(on) is None}
@@ -74,7 +90,7 @@ async def _submit(daemon: Daemon, submission: Submission) -> bytes:
         same = await _find_same(daemon, keys)
         done |= await find_done(daemon, search)
         try:
-            return _step(daemon, submission, Known(done, same))
+            return _step(daemon, submission, specs, Known(done, same))
         except LookAgain as again:
             search = set(again.ops)
     raise Busy(
@@ -82,7 +98,7 @@ async def _submit(daemon: Daemon, submission: Submission) -> bytes:
     )
 
 
-def _step(daemon: Daemon, submission: Submission, known: Known) -> bytes:
+def _step(daemon: Daemon, submission: Submission, specs: Sequence[TaskSpec], known: Known) -> bytes:
     with daemon.step() as (engine, now):
         graph = None if submission.add_to is None else engine.open_graph_named(submission.add_to)
         made: list[Graph] = []
@@ -94,7 +110,7 @@ def _step(daemon: Daemon, submission: Submission, known: Known) -> bytes:
             return made[0]
 
         submitted = engine.submit(
-            now, submission.specs, graph, known, make_graph if submission.new_graph is not None else None
+            now, specs, graph, known, make_graph if submission.new_graph is not None else None
         )
         graph_id = made[0].id if made else submission.add_to
         answer = submission.answer_of(submitted, graph_id)

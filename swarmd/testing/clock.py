@@ -31,13 +31,20 @@ class ClockHold:
             self.clock.autojump_threshold = self._threshold
 
 
+_installed: trio.lowlevel.RunVar[ClockHold | None] = trio.lowlevel.RunVar("swarmd.testing.hold", default=None)
+
+
 def install_hold(clock: trio.testing.MockClock) -> ClockHold:
-    """Makes every trip out of the trio thread, in this `trio.run`, hold `clock`. Call it once, inside the
-    run.
+    """Makes every trip out of the trio thread, in this `trio.run`, hold `clock`. Call it inside the run;
+    again for the same clock it gives the same hold (two of them could leave the clock stopped for ever).
 
     Without it a test with `autojump_clock` and a database file fails practically always: the clock jumps past
     the next deadline while the first commit is in its thread.
     """
-    hold = ClockHold(clock)
-    hold_clock(lambda: hold)
-    return hold
+    hold = _installed.get()
+    if hold is None or hold.clock is not clock:
+        hold = ClockHold(clock)
+        _installed.set(hold)
+    made = hold
+    hold_clock(lambda: made)
+    return made

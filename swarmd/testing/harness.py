@@ -11,10 +11,11 @@ database in memory. See docs/testing.md.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -25,7 +26,7 @@ from swarmd.api.edge import Edge
 from swarmd.client import Client, open_client
 from swarmd.config import Config
 from swarmd.daemon.daemon import Daemon, open_daemon
-from swarmd.daemon.listeners import open_listeners, remove_unix_socket
+from swarmd.daemon.listeners import listener_url, open_listeners, remove_unix_socket
 from swarmd.daemon.retention import keep_within
 from swarmd.daemon.server import ServerSettings, serve
 from swarmd.store.backend import open_backend
@@ -35,6 +36,8 @@ from swarmd.testing.clock import install_hold
 
 WALL = 1_790_000_000.0  # the wall clock of a test starts here: 21 September 2026
 YEAR_S = 366 * 86_400.0
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class RunningDaemon:
@@ -64,42 +67,67 @@ async def running(
     *,
     config: Config = Config(),
     tcp: bool = False,
+    at: str = "",
     retention: bool = False,
     wall: Callable[[], float] = virtual_wall,
     failpoint: Callable[[str], None] = lambda name: None,
+    is_dead: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[RunningDaemon]:
     """A daemon with its server, until the block is left; then it stops as on SIGTERM.
 
-    `tcp`: listens on a free port of 127.0.0.1 instead of a Unix socket. `retention`: also removes what is old.
-    Under a virtual clock the clock stands still while SQLite works.
+    `tcp`: listens on a free port of 127.0.0.1 instead of a Unix socket. `at`: the URL of an earlier daemon, to
+    listen there again. `retention`: also removes what is old. Cancelled, it ends at once and commits nothing
+    more; where `is_dead` is true by then, it says nothing more either, as after `kill -9`. Under a virtual clock
+    the clock stands still while SQLite works.
     """
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, trio.testing.MockClock):
         install_hold(clock)
     config = msgspec.structs.replace(config, db=str(path) if path is not None else ":memory:")
     with tempfile.TemporaryDirectory(prefix="swarmd-test-") as folder:
-        socket = None if tcp else Path(folder) / "s"
+        addresses, socket = _where(tcp, at, Path(folder))
         async with trio_asyncio.open_loop():
             backend = await open_backend(path, durability=config.durability, migrations=MIGRATIONS)
             try:
                 daemon = await open_daemon(config, backend, wall=wall, failpoint=failpoint)
                 app = make_app(daemon)
-                listeners = await open_listeners([("127.0.0.1", 0)] if tcp else [], socket)
-                async with _serving(daemon, app, listeners, retention) as url:
-                    async with open_client(url) as client:
-                        yield RunningDaemon(daemon, app, url, client, path)
+                listeners = await open_listeners(addresses, socket)
+                served = _silent_when(is_dead, app)
+                async with _serving(daemon, served, listeners, retention) as url, open_client(url) as client:
+                    yield RunningDaemon(daemon, app, url, client, path)
             finally:
                 await backend.close()
                 if socket is not None:
                     remove_unix_socket(socket)
 
 
+def _where(tcp: bool, at: str, folder: Path) -> tuple[list[tuple[str, int]], Path | None]:
+    """What to listen on: TCP addresses, and the path of a Unix socket."""
+    if at.startswith("unix:"):
+        return [], Path(at.removeprefix("unix:"))
+    if at:
+        return [("127.0.0.1", int(at.rpartition(":")[2]))], None
+    return ([("127.0.0.1", 0)], None) if tcp else ([], folder / "s")
+
+
+def _silent_when(is_dead: Callable[[], bool], app: Asgi) -> Asgi:
+    """`app`, whose answers stay unsent once `is_dead`: a handler that shields itself would still answer."""
+
+    async def silenced(scope: Any, receive: Any, send: Any) -> None:
+        async def send_alive(message: Any) -> None:
+            if is_dead():
+                await trio.sleep_forever()  # until it is cancelled, with everything else
+            await send(message)
+
+        await app(scope, receive, send_alive)
+
+    return silenced
+
+
 @asynccontextmanager
 async def _serving(
-    daemon: Daemon, app: Edge, listeners: list[trio.SocketListener], retention: bool
+    daemon: Daemon, app: Asgi, listeners: list[trio.SocketListener], retention: bool
 ) -> AsyncIterator[str]:
-    from swarmd.daemon.listeners import listener_url
-
     # Idle limits must not become the next deadline that a virtual clock jumps to.
     settings = ServerSettings(idle_s=YEAR_S, header_s=YEAR_S, graceful_s=5.0)
     shutdown = trio.Event()
@@ -117,7 +145,7 @@ async def _serving(
                 finally:
                     daemon.stop_soon()
                     shutdown.set()
-            if not daemon.writer.out_of_space:
+            with trio.move_on_after(settings.graceful_s):
                 await daemon.writer.drain()
         finally:
             nursery.cancel_scope.cancel()

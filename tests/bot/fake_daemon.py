@@ -58,6 +58,7 @@ class FakeDaemon:
     calls: list[Call] = field(default_factory=list)
     finished: dict[str, FinishedAttempt] = field(default_factory=dict)
     output: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)  # bytes above `output_limit`
     output_at: dict[tuple[str, str], float] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     gets: list[str] = field(default_factory=list)
@@ -74,7 +75,9 @@ class FakeDaemon:
         default_factory=list
     )  # the next calls take effect, their answers are lost
     is_away: bool = False
-    late_s: list[float] = field(default_factory=list)  # how much later the next requests that may be held arrive
+    late_s: list[float] = field(
+        default_factory=list
+    )  # how much later the next requests that may be held arrive
     output_limit: int = 1 << 40
     get_s: float = 0.0  # how long a blob takes
     session: str = ""
@@ -119,7 +122,7 @@ class FakeDaemon:
     async def until(self, condition: Callable[[], bool], within_s: float = 600.0) -> None:
         """Waits, in steps of virtual time, until something is so."""
         with trio.fail_after(within_s):
-            while not condition():  # noqa: ASYNC110  any fact of the test's world, not only ours
+            while not condition():
                 await trio.sleep(0.005)
 
     # The wire
@@ -219,7 +222,11 @@ class FakeDaemon:
         key = (attempt, stream)
         assert attempt not in self.finished, "output after its attempt had ended"
         known = self.output.get(key, b"")
-        assert offset <= len(known), f"a gap in the output of {attempt}"
+        end = offset + len(data)
+        if end > self.output_limit:
+            self.dropped[key] = max(self.dropped.get(key, 0), end - self.output_limit)
+            data = data[: max(0, self.output_limit - offset)]
+        assert offset <= len(known) or not data, f"a gap in the output of {attempt}"
         self.output[key] = known + data[len(known) - offset :]
         self.output_at.setdefault(key, trio.current_time())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,16 @@ async def test_no_more_is_sent_than_the_bot_keeps(lab, programs, autojump_clock)
     await lab.start_bot(output_limit_bytes=1000)
     await lab.daemon.until(lambda: attempt in lab.daemon.finished)
     assert lab.daemon.output[attempt, "stdout"] == b"x" * 1000
+    report = lab.daemon.finished[attempt]
+    assert report.ok and report.reason == "stdout: 4000 bytes were not sent because of the bot's output limit"
 
 
 async def test_the_daemons_limit_ends_the_sending(lab, programs, autojump_clock):
     lab.daemon.output_limit = 5 << 20
     programs.scripts["run"] = Script(after_s=1.0, output=((0.0, "stdout", b"x" * (20 << 20)),))
     await report_of(lab, commands=RUN)
-    (received,) = lab.daemon.output.values()
-    assert len(received) < 9 << 20
+    assert [len(received) for received in lab.daemon.output.values()] == [5 << 20]
+    assert list(lab.daemon.dropped.values()) == [15 << 20] and lab.daemon.raw_calls == 2
 
 
 async def test_commands_run_in_order_until_one_fails(lab, programs, autojump_clock):
@@ -128,6 +131,25 @@ async def test_a_text_is_written_before_the_command_that_reads_it(lab, programs,
     programs.effects["run"] = lambda start: seen.append((start.cwd / "a/b.txt").read_text())
     report = await report_of(lab, commands=(Command(write_to="a/b.txt", text="héllo"), *RUN))
     assert seen == ["héllo"] and report.ok
+
+
+async def test_a_text_replaces_a_file_that_the_task_may_write(lab, programs, autojump_clock):
+    seen = []
+    programs.effects["run"] = lambda start: seen.append((start.cwd / "b").read_text())
+    texts = [Command(write_to="b", text=text) for text in ("a longer one", "new")]
+    report = await report_of(lab, commands=(texts[0], *RUN, texts[1], *RUN))
+    assert seen == ["a longer one", "new"] and report.ok
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+async def test_a_text_goes_through_nothing_but_a_file(lab, programs, tmp_path, autojump_clock, kind):
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    make = {"link": lambda path: path.symlink_to(outside), "folder": Path.mkdir, "fifo": os.mkfifo}[kind]
+    programs.effects["run"] = lambda start: make(start.cwd / "b")
+    report = await report_of(lab, commands=(*RUN, Command(write_to="b", text="x")))
+    assert report.client_error and "its place is taken" in report.reason
+    assert outside.read_text() == "precious"
 
 
 @pytest.mark.parametrize("path", ["../out", "/etc/out", "a/../../b"])

@@ -395,7 +395,7 @@ async def test_two_attempts_with_escapees_are_told_apart(world, escape):
         first, second = (await world.said(word, ONE))[0], (await world.said(word, TWO))[0]
         one.stop.request("order", 0.1)
         with trio.fail_after(PATIENCE_S):
-            while one.ended is None:  # noqa: ASYNC110
+            while one.ended is None:
                 await trio.sleep(0.01)
         assert lives(second) and two.ended is None
         assert world.marked(ONE) == []
@@ -406,7 +406,7 @@ async def test_two_attempts_with_escapees_are_told_apart(world, escape):
 
 
 async def test_a_child_of_the_bot_itself_is_left_alone(world):
-    with subprocess.Popen(["sleep", "60"]) as other:  # noqa: ASYNC220
+    with subprocess.Popen(["sleep", "60"]) as other:
         try:
             assert (await world.run(world.shell(f"{ESCAPE} exit 5"))).exit_code == 5
             assert other.poll() is None
@@ -444,7 +444,7 @@ async def test_zombies_of_a_running_command_are_reaped_meanwhile(world, monkeypa
         nursery.start_soon(running.run, world, world.shell(script))
         pid = int((await world.said("daemon"))[0])
         with trio.fail_after(PATIENCE_S):
-            while read_stat(pid) is not None:  # noqa: ASYNC110  another process ends
+            while read_stat(pid) is not None:
                 await trio.sleep(0.01)
         running.stop.request("order", 10)
 

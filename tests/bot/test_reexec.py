@@ -70,7 +70,7 @@ async def test_sigterm_ends_an_idle_bot_with_0(program, nursery):
     program.obey(lambda session: b"")
     process = await nursery.start(trio.run_process, program.command)
     with trio.fail_after(30):
-        while not program.opened:  # noqa: ASYNC110  another process, on the real clock
+        while not program.opened:
             await trio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0

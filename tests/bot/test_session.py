@@ -301,6 +301,14 @@ async def test_a_thousand_noops_need_no_process_and_few_requests(lab, autojump_c
     assert len(lab.daemon.calls) <= 1000 / 128 + 4
 
 
+async def test_noops_come_in_large_batches_to_a_bot_with_one_slot(lab, autojump_clock):
+    for _ in range(1000):
+        lab.daemon.add(noop=True)
+    await lab.start_bot(slots=1)
+    await lab.daemon.until(lambda: len(lab.daemon.finished) == 1000)
+    assert len(lab.daemon.calls) < 40
+
+
 async def test_a_task_that_this_bot_does_not_understand_is_refused(lab, autojump_clock):
     task = lab.daemon.add(commands=TRUE)
     lab.daemon.pending[0].work = type(lab.daemon.pending[0].work)(b'{"teleport": true}')

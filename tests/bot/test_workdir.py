@@ -210,10 +210,10 @@ SCRIPTS = (
 
 
 async def test_leftovers_of_a_bot_that_crashed_are_killed(tmp_path):
-    bot = subprocess.Popen([sys.executable, "-c", BOT, str(tmp_path / "bot"), PREFIX, *SCRIPTS])  # noqa: ASYNC220
+    bot = subprocess.Popen([sys.executable, "-c", BOT, str(tmp_path / "bot"), PREFIX, *SCRIPTS])
     try:
         with trio.fail_after(PATIENCE_S):
-            while len(pids := _printed(tmp_path / "bot")) < 3:  # noqa: ASYNC110  another process writes
+            while len(pids := _printed(tmp_path / "bot")) < 3:
                 await trio.sleep(0.01)
     finally:
         bot.kill()

@@ -568,7 +568,7 @@ def test_cancel(fake, capsys, arguments, body):
     fake.table["POST", f"{TASKS}/cancel"] = Reply({"matched": 3, "changed": 2, "ids": [ID]})
     assert main(["cancel", *arguments]) == 0
     assert fake.seen[0].json == body
-    assert capsys.readouterr().out == "canceled 2 of 3 tasks\n"
+    assert capsys.readouterr().out == "canceled 2 tasks; 1 had ended or were being stopped already\n"
 
 
 def test_retry(fake, capsys):

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from swarmd.cli import demo
-from tests.cli.fake import Fake, Reply, info
+from tests.cli.fake import Fake, Reply, bot_info, info
 
 TASKS = "/api/v1/tasks"
 
@@ -41,6 +41,8 @@ async def test_it_tells_a_story(autojump_clock, monkeypatch, tmp_path, capsys, l
     fake = Fake(
         {("POST", "/api/v1/graphs"): Reply({"id": "g", "ids": ["x"] * len(names), "states": []}, 201)}
     )
+    both = [bot_info(id=bot, status="idle") for bot in demo.BOTS]
+    fake.table["GET", "/api/v1/bots"] = Reply({"items": both})
     fake.table["GET", TASKS] = [Reply({"items": running[::-1]}), Reply({"items": done[::-1]})]
     fake.table["GET", f"{TASKS}/{names.index('lines'):013}/output/stdout"] = Reply(b"a\x1bb\n", headers=head)
     explained = {"id": "0" * 13, "state": last, "reason": "limit", "sentence": "it took too long"}

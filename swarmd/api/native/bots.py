@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from swarmd.api.calls import Call
+from swarmd.api.calls import Call, cursor_of
 from swarmd.api.native import messages as m
 from swarmd.api.native import translate
 from swarmd.api.native.tasks import events, task_list
@@ -70,7 +70,7 @@ class BotHandlers:
 
     async def bot_tasks(self, call: Call) -> m.TaskList:
         bot = self.daemon.engine.bot_named(BotId(call.params["bot"])).id
-        before = translate.op_named(call.query["cursor"]) if call.query["cursor"] else None
+        before = cursor_of(call)
         limit = call.query["limit"]
         wanted = queries.OpFilter(bot=bot)
         rows = await self.daemon.read(lambda conn: queries.list_ops(conn, wanted, before, limit + 1))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from swarmd.api.calls import Call, Reply, id_of
+from swarmd.api.calls import Call, Reply, cursor_of
 from swarmd.api.native import messages as m
 from swarmd.api.native import translate
 from swarmd.api.native.tasks import body_hash, warnings_of
 from swarmd.core.errors import Refused, Unknown
 from swarmd.core.ids import to_text
 from swarmd.core.model import GraphId
-from swarmd.core.submitting import Submitted
+from swarmd.core.submitting import Submitted, TaskSpec
 from swarmd.daemon.daemon import Daemon
 from swarmd.daemon.submitting import Submission, submit
 from swarmd.store import queries
@@ -54,9 +54,13 @@ class GraphHandlers:
         named = {t.key for t in body.tasks if t.key} | {
             one if isinstance(one, str) else one.on for t in body.tasks for one in t.after
         }
-        keys = await self.daemon.read(lambda conn: queries.graph_keys(conn, graph, named))
+
+        async def specs() -> list[TaskSpec]:
+            keys = await self.daemon.read(lambda conn: queries.graph_keys(conn, graph, named))
+            return translate.specs_of(body.tasks, call.caller.name, keys)
+
         submission = Submission(
-            translate.specs_of(body.tasks, call.caller.name, keys),
+            specs,
             self._add_answer,
             owner=call.caller.name,
             request_id=body.request_id,
@@ -99,7 +103,7 @@ class GraphHandlers:
         return graph_info(row, counts)
 
     async def list_graphs(self, call: Call) -> m.GraphList:
-        before = id_of(call.query["cursor"], "cursor") if call.query["cursor"] else None
+        before = cursor_of(call)
         limit = call.query["limit"]
         rows = await self.daemon.read(
             lambda conn: [

@@ -46,6 +46,8 @@ MAX_DIMENSION_KEYS = 32  # of a task; a bot may have 256
 MAX_SLOTS = 1_024
 MAX_SPAN_S = 7 * 86_400.0
 MAX_WAIT_S = 50.0
+MAX_OFFSET = 1 << 53  # of an output stream; whole numbers above it are not exact in every JSON reader
+MAX_SEQ = 1 << 53
 
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Tag = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -64,6 +66,10 @@ StateName = Literal[
     "BOT_DIED", "CLIENT_ERROR", "SKIPPED",
 ]  # fmt: skip
 StreamName = Literal["stdout", "stderr"]
+Pool = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+# Of any system: signals are negative, Windows has 32 bits without sign.
+ExitCode = Annotated[int, Meta(ge=-(1 << 32), le=1 << 32)]
+Offset = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
 
 
 class Request(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -86,7 +92,7 @@ class ArrayRange(Request):
 
 
 class SliceRequest(Request):
-    """An alternative of what is required, tried in order. Fields left out are taken from the task itself."""
+    """An alternative of what is required, tried in order."""
 
     dimensions: dict[str, list[str]]
     expiration_s: PositiveSpan = DEFAULT_EXPIRATION_S
@@ -119,7 +125,7 @@ class TaskRequest(Request):
     noop: bool = False
     marker: bool = False
     payload: Payload | None = None
-    pool: Name = DEFAULT_POOL
+    pool: Pool = DEFAULT_POOL
     dimensions: Annotated[dict[str, list[str]], Meta(max_length=MAX_DIMENSION_KEYS)] = {}
     slices: Annotated[list[SliceRequest], Meta(max_length=8)] = []  # instead of dimensions and expiration_s
     priority: Priority = 0
@@ -440,7 +446,7 @@ class FinishedAttempt(Request):
 
     attempt: Id
     ok: bool
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     duration_s: Annotated[float, Meta(ge=0)] | None = None
     timed_out: Literal["hard_limit", "io_limit"] | None = None
     canceled: bool = False
@@ -456,7 +462,7 @@ class OutputPiece(Request):
 
     attempt: Id
     stream: StreamName
-    offset: Annotated[int, Meta(ge=0)]
+    offset: Offset
     data: bytes  # base64 in JSON
 
 
@@ -470,8 +476,8 @@ class SyncRequest(Request):
     held.
     """
 
-    seq: Annotated[int, Meta(ge=1)]
-    seen: Annotated[int, Meta(ge=0)] | None = None
+    seq: Annotated[int, Meta(ge=1, le=MAX_SEQ)]
+    seen: Annotated[int, Meta(ge=0, le=MAX_SEQ)] | None = None
     running: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
     queued: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
     finished: Annotated[list[FinishedAttempt], Meta(max_length=8 * MAX_SLOTS)] = []

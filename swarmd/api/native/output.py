@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -12,14 +13,14 @@ from swarmd.api.native import messages as m
 from swarmd.api.native.tasks import unknown_task
 from swarmd.api.sse import FIRST, HEARTBEAT, HEARTBEAT_S, ServerEvent
 from swarmd.core.errors import NotYours, Refused
-from swarmd.core.ids import to_text
-from swarmd.core.model import AttemptId, OpId, TaskState
+from swarmd.core.ids import from_text, to_text
+from swarmd.core.model import AttemptId, OpId
 from swarmd.daemon.daemon import Daemon
 from swarmd.store import queries
 
 STREAMS = ("stdout", "stderr")
 PIECE_BYTES = 64 << 10  # of a followed stream, in one event
-MAX_RESUMED = 64  # characters of Last-Event-ID
+MAX_RESUMED = 128  # characters of Last-Event-ID
 
 
 class OutputEvent(m.Answer):
@@ -120,20 +121,20 @@ class OutputHandlers:
 
     async def _follow(self, op: OpId, place: _Place) -> AsyncIterator[bytes]:
         yield FIRST
-        told: tuple[TaskState, AttemptId | None] | None = None
         while True:
             row = await self._row(op)
             keys: list[object] = [op] if row.attempt is None else [op, row.attempt]
             with self.daemon.news.waiting_for(keys) as news:
-                row, state = await self._state(op, None)
-                if told != (row.state, row.attempt):
-                    told = (row.state, row.attempt)
+                row, attempts = await self._attempts(op)
+                if place.told != (row.state, row.attempt or 0):
+                    place.told = (row.state, row.attempt or 0)
                     attempt = to_text(row.attempt) if row.attempt is not None else None
                     data = msgspec.json.encode(StateEvent(state=row.state.name, attempt=attempt))
                     yield ServerEvent(place.text(), "state", data).encode()
-                if state is not None:
-                    async for event in self._new_output(state, place):
-                        yield event
+                for one in attempts:  # also one that ended, and was followed by another, since the last look
+                    if one.id >= place.attempt:
+                        async for event in self._new_output(one, place):
+                            yield event
                 if row.state.is_final:
                     yield ServerEvent(place.text(), "end", _end(row)).encode()
                     return
@@ -144,19 +145,29 @@ class OutputHandlers:
             if scope.cancelled_caught:
                 yield HEARTBEAT
 
-    async def _new_output(self, state: queries.OutputState, place: _Place) -> AsyncIterator[bytes]:
-        place.move_to(state.attempt)
+    async def _attempts(self, op: OpId) -> tuple[queries.OpRow, list[queries.AttemptRow]]:
+        def read(conn: sqlite3.Connection) -> tuple[queries.OpRow | None, list[queries.AttemptRow]]:
+            row = queries.ops_by_id(conn, [op]).get(op)
+            return row, queries.attempts_of(conn, row.task) if row is not None else []
+
+        row, attempts = await self.daemon.read(read)
+        if row is None:
+            raise unknown_task(op)
+        return row, attempts
+
+    async def _new_output(self, state: queries.AttemptRow, place: _Place) -> AsyncIterator[bytes]:
+        place.move_to(state.id)
         for stream in STREAMS:
             end = state.streams.get(stream, (0, 0))[0]
             while (start := place.offsets[stream]) < end:
                 stop = min(end, start + PIECE_BYTES)
                 data = await self.daemon.read(
                     lambda conn, stream=stream, start=start, stop=stop: queries.read_output(
-                        conn, state.attempt, stream, start, stop
+                        conn, state.id, stream, start, stop
                     )
                 )
                 place.offsets[stream] = stop
-                piece = OutputEvent(attempt=to_text(state.attempt), stream=stream, offset=start, data=data)
+                piece = OutputEvent(attempt=to_text(state.id), stream=stream, offset=start, data=data)
                 yield ServerEvent(place.text(), "output", msgspec.json.encode(piece)).encode()
 
     # ------------------------------------------------------------- from a bot
@@ -198,21 +209,25 @@ MAX_UNCOMMITTED_OUTPUT = 8 << 20  # bytes; above it bodies are not read
 
 
 class _Place:
-    """Where a follower is: the attempt, and the next byte of each stream. Its text is the event's id."""
+    """Where a follower is: the attempt, the next byte of each stream, and the state that it was told last (with the
+    attempt of that moment). Its text is the event's id.
+    """
 
-    def __init__(self, attempt: int, offsets: dict[str, int]) -> None:
+    def __init__(self, attempt: int, offsets: dict[str, int], told: tuple[int, int] = (0, 0)) -> None:
         self.attempt = attempt
         self.offsets = offsets
+        self.told = told
 
     @classmethod
     def parse(cls, text: str) -> _Place:
         """From `Last-Event-ID`; anything strange starts at the beginning."""
         parts = text.split(".")
-        if len(parts) == 3 and all(p.isascii() and p.isdigit() for p in parts[1:]):
-            try:
-                return cls(id_of(parts[0], "attempt"), dict(zip(STREAMS, map(int, parts[1:]), strict=True)))
-            except Exception:  # an id of another kind
-                pass
+        if len(parts) == 5 and all(p.isascii() and p.isdigit() for p in parts[1:4]):
+            attempt, told = from_text(parts[0]), from_text(parts[4])
+            if attempt is not None and told is not None:
+                return cls(
+                    attempt, dict(zip(STREAMS, map(int, parts[1:3]), strict=True)), (int(parts[3]), told)
+                )
         return cls(0, dict.fromkeys(STREAMS, 0))
 
     def move_to(self, attempt: int) -> None:
@@ -221,7 +236,9 @@ class _Place:
             self.offsets = dict.fromkeys(STREAMS, 0)
 
     def text(self) -> str:
-        return ".".join([to_text(self.attempt), *(str(self.offsets[s]) for s in STREAMS)])
+        state, attempt = self.told
+        offsets = [str(self.offsets[s]) for s in STREAMS]
+        return ".".join([to_text(self.attempt), *offsets, str(int(state)), to_text(attempt)])
 
 
 def _end(row: queries.OpRow) -> bytes:

@@ -50,6 +50,8 @@ class SystemHandlers:
         return Reply(msgspec.json.encode(document()))
 
     async def metrics(self, call: Call) -> Reply:
+        if not self.daemon.writer.out_of_space:  # a full disk is what they are looked at for
+            await self.daemon.settled()
         return Reply(metrics_text(self.daemon), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def backup(self, call: Call) -> Reply:

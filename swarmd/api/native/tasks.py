@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import trio
 
-from swarmd.api.calls import Call, Reply, id_of, ids_of
+from swarmd.api.calls import Call, Reply, cursor_of, id_of, ids_of
 from swarmd.api.native import messages as m
 from swarmd.api.native import translate
 from swarmd.core.engine import Engine
@@ -82,7 +82,7 @@ class TaskHandlers:
     async def list_tasks(self, call: Call) -> m.TaskList:
         query = call.query
         wanted = filter_of_query(query)
-        before = id_of(query["cursor"], "cursor") if query["cursor"] else None
+        before = cursor_of(call)
         limit = query["limit"]
         rows = await self.daemon.read(lambda conn: queries.list_ops(conn, wanted, before, limit + 1))
         return task_list(rows, limit)
@@ -282,7 +282,7 @@ def task_list(rows: list[queries.OpRow], limit: int) -> m.TaskList:
 
 
 async def events(daemon: Daemon, call: Call, **which: Any) -> m.EventList:
-    before = id_of(call.query["cursor"], "cursor") if call.query["cursor"] else None
+    before = cursor_of(call)
     limit = call.query["limit"]
     rows = await daemon.read(lambda conn: queries.events(conn, before=before, limit=limit + 1, **which))
     more = len(rows) > limit
@@ -292,9 +292,15 @@ async def events(daemon: Daemon, call: Call, **which: Any) -> m.EventList:
     )
 
 
+def _exit_words(code: int | None) -> str:
+    if code is None:
+        return "did not end ok, without an exit code"
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
 def _final_sentence(row: queries.OpRow) -> str:
     where = f" on bot {row.bot}" if row.bot else ""
     if row.state is TaskState.COMPLETED:
-        how = "ended ok" if row.ok else f"ended with exit code {row.exit_code}"
+        how = "ended ok" if row.ok else _exit_words(row.exit_code)
         return f"it {how}{where}" + (f": {row.reason}" if row.reason and not row.ok else "")
     return f"it is {row.state.name}{where}" + (f": {row.reason}" if row.reason else "")

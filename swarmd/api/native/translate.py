@@ -13,7 +13,7 @@ from swarmd.api.native import messages as m
 from swarmd.core.errors import Refused
 from swarmd.core.ids import from_text, to_text
 from swarmd.core.model import Bot, Command, Input, OpId, TaskState, Work
-from swarmd.core.submitting import After, SliceSpec, TaskSpec
+from swarmd.core.submitting import MAX_EDGES, After, SliceSpec, TaskSpec
 from swarmd.store.queries import AttemptRow, EventRow, OpRow, TaskText
 
 Keys = Mapping[str, Sequence[OpId]]  # operations of a graph by their key, submitted earlier
@@ -48,11 +48,28 @@ def specs_of(tasks: Sequence[m.TaskRequest], owner: str, keys: Keys | None = Non
             if task.key in by_key or (keys and task.key in keys):
                 raise Refused("doubled_key", f"two tasks have the key {task.key!r}", "give each its own")
             by_key[task.key] = number
+    _check_edges(tasks, by_key, spans)
     specs: list[TaskSpec] = []
     for number, task in enumerate(tasks):
         after = _after(task, by_key, spans, keys or {})
         specs.extend(_expand(_spec(task, number, after, owner), task))
     return specs
+
+
+def _check_edges(
+    tasks: Sequence[m.TaskRequest], by_key: Mapping[str, int], spans: Sequence[tuple[int, int]]
+) -> None:
+    """Raises `Refused` when arrays that wait for arrays make too many dependencies; counts, builds none."""
+    edges = 0
+    for number, task in enumerate(tasks):
+        names = [one.on if isinstance(one, m.Dependency) else one for one in task.after]
+        edges += spans[number][1] * sum(spans[by_key[name]][1] if name in by_key else 1 for name in names)
+    if edges > MAX_EDGES:
+        raise Refused(
+            "too_many_edges",
+            f"the tasks have {edges} dependencies; at most {MAX_EDGES} in one request",
+            "put a marker between two arrays",
+        )
 
 
 def _count(task: m.TaskRequest, number: int) -> int:
@@ -114,6 +131,7 @@ def _work(task: m.TaskRequest, number: int) -> Work:
         )
     commands = tuple(task.commands) or ((Command(tuple(task.argv), {}, task.cwd),) if task.argv else ())
     for command in commands:
+        _check_size(command, task, number)
         if bool(command.argv) == bool(command.write_to):
             raise Refused(
                 "empty_command",
@@ -130,18 +148,36 @@ def _work(task: m.TaskRequest, number: int) -> Work:
         _check_input(needed, task, number)
     for pattern in task.outputs:
         _check_path(pattern, task, number)
-    for name in [*task.env, *(n for c in commands for n in c.env)]:
-        if "=" in name or "\0" in name or "\0" in (task.env.get(name) or ""):
+    for name, value in [pair for env in (task.env, *(c.env for c in commands)) for pair in env.items()]:
+        if not name or "=" in name or "\0" in name or "\0" in (value or ""):
             raise Refused(
                 "bad_task",
                 f"{_which(task, number)} sets a variable {name[:40]!r}",
-                "no '=' and no NUL in names",
+                "a name has at least one character and no '='; neither it nor its value has a NUL",
             )
     return Work(
         commands=commands, env=task.env, inputs=tuple(task.inputs), outputs=tuple(task.outputs),
         hard_limit_s=task.hard_limit_s, io_limit_s=task.io_limit_s, grace_s=task.grace_s, noop=task.noop,
         marker=task.marker, payload=task.payload,
     )  # fmt: skip
+
+
+def _check_size(command: Command, task: m.TaskRequest, number: int) -> None:
+    """`commands` have the same limits as `argv` and `env`."""
+    longest = max(
+        (len(text or "") for text in (*command.argv, *command.env, *command.env.values())), default=0
+    )
+    for what, size, limit in (
+        ("arguments", len(command.argv), m.MAX_ARGV),
+        ("variables", len(command.env), m.MAX_ENV),
+        ("characters in one text", longest, m.MAX_TEXT),
+    ):
+        if size > limit:
+            raise Refused(
+                "bad_task",
+                f"a command of {_which(task, number)} has {size} {what}; at most {limit} are allowed",
+                "put them into a file: write_to, or an input",
+            )
 
 
 def _check_input(needed: Input, task: m.TaskRequest, number: int) -> None:
