@@ -1,4 +1,6 @@
-"""Submit to first instruction on an idle daemon: the task prints its clock; minus the client's clock before the POST."""
+"""Submit to first instruction on an idle daemon: the task prints its clock; minus the client's clock
+before the POST.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import trio
 from bench.limits import bare_request_us, full_commits
 from bench.processes import bot, daemon, folder
 from swarmd.api.native import messages as m
-from swarmd.client import array, open_client, task
+from swarmd.client import Client, array, open_client, task
 
 TASKS = 20_000
 SLOTS = 512
@@ -60,13 +60,15 @@ async def _ready(url: str) -> None:
 async def _batch(url: str) -> None:
     async with open_client(url) as client:
         for _ in range(TASKS // 5_000):
-            await client.submit([task(noop=True, array=array(first=1, last=5_000))])
-        await _until_done(client)
+            ids = await client.submit([task(noop=True, array=array(first=1, last=5_000))])
+        await _until_done(client, ids[-1])
 
 
-async def _until_done(client: object) -> None:
+async def _until_done(client: Client, last: str) -> None:
+    """Waits for the task that was submitted last, then looks until none is left."""
+    await client.wait([last])
     while True:
-        counts = await client.counts()  # type: ignore[attr-defined]
+        counts = await client.counts()
         if not counts.tasks["PENDING"] and not counts.tasks["RUNNING"]:
             return
         await trio.sleep(0.02)
@@ -75,15 +77,18 @@ async def _until_done(client: object) -> None:
 async def _singles(url: str) -> None:
     """One task a request, each waited for until it is durable."""
 
-    async def writer(client: object, count: int) -> None:
+    last = ""
+
+    async def writer(client: Client, count: int) -> None:
+        nonlocal last
         for _ in range(count):
-            await client.call("POST", "/api/v1/tasks", REQUEST, m.SubmitAnswer)  # type: ignore[attr-defined]
+            last = (await client.call("POST", "/api/v1/tasks", REQUEST, m.SubmitAnswer)).ids[0]
 
     async with open_client(url) as client:
         async with trio.open_nursery() as nursery:
             for number in range(WRITERS):
                 nursery.start_soon(writer, client, SINGLES // WRITERS + (number < SINGLES % WRITERS))
-        await _until_done(client)
+        await _until_done(client, last)
 
 
 REQUEST = m.SubmitRequest(tasks=[task(noop=True)])

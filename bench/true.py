@@ -32,5 +32,5 @@ def main() -> None:
 
 async def _run(url: str, count: int) -> None:
     async with open_client(url) as client:
-        await client.submit([task(argv=["/bin/true"], array=array(first=1, last=count))])
-        await _until_done(client)
+        ids = await client.submit([task(argv=["/bin/true"], array=array(first=1, last=count))])
+        await _until_done(client, ids[-1])

@@ -2,7 +2,7 @@
 
 Everything else runs on trio's thread and moves with trio's clock. A thread does not: under a virtual clock
 that jumps when all trio tasks sleep, the clock would jump past every deadline while a commit is still in its
-thread. So both functions here work under a *hold*, which tests use to stop the clock
+thread. So all functions here work under a *hold*, which tests use to stop the clock
 (`swarmd.testing.clock`). Production holds nothing.
 """
 
@@ -42,3 +42,9 @@ async def in_thread(fn: Callable[..., T], *args: Any) -> T:
     """
     with _hold.get()():
         return await trio.to_thread.run_sync(fn, *args)
+
+
+async def finished(event: trio.Event) -> None:
+    """Waits for `event`, which another thread sets through trio's token."""
+    with _hold.get()():
+        await event.wait()

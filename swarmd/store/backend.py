@@ -1,10 +1,8 @@
 """The SQLite file behind four methods, and its twin in memory.
 
-`FileBackend` is aiosqlite under trio-asyncio. aiosqlite would take one trip to its thread for each statement;
-here each transaction and each read is ONE trip: a `factory=` connection whose `executemany` takes, under a
-marker, a whole function. One connection makes all writes and all checkpoints, because SQLite before 3.51.3
-can damage a WAL database when two connections do so at the same instant. Source: docs/architecture.md,
-"Output commit".
+`FileBackend` has one thread for each connection (`store.lane`); each transaction and each read is ONE trip to
+it. One connection makes all writes and all checkpoints, because SQLite before 3.51.3 can damage a WAL database
+when two connections do so at the same instant. Source: docs/architecture.md, "Output commit".
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
+from typing import Literal, Protocol, TypeVar
 
-import aiosqlite
 import trio
 import trio_asyncio
 
-from swarmd.offthread import in_thread, outside
+from swarmd.offthread import finished, in_thread
 
 from .errors import StoreBroken, StoreError
+from .lane import JobConnection, Lane
 from .lock import FileLock, lock_path
 from .migrate import Lists, check_versions, migrate
 from .space import lacks_space
@@ -107,8 +105,8 @@ class FileBackend:
         self._lock = lock
         self._loop = trio_asyncio.current_loop.get()
         assert self._loop is not None, "open a trio_asyncio.open_loop() around the store"
-        self._writer: aiosqlite.Connection | None = None
-        self._readers: list[aiosqlite.Connection] = []
+        self._writer: Lane | None = None
+        self._readers: list[Lane] = []
         self._free = trio.CapacityLimiter(READERS)
         self._identity = (0, 0)
 
@@ -152,16 +150,17 @@ class FileBackend:
             finally:
                 self._readers.append(reader)
 
-    async def _read(self, reader: aiosqlite.Connection, fn: Callable[[sqlite3.Connection], T]) -> T:
-        job = _Job(lambda conn: in_snapshot(conn, fn))
+    async def _read(self, reader: Lane, fn: Callable[[sqlite3.Connection], T]) -> T:
+        job = reader.start(lambda conn: in_snapshot(conn, fn))
         try:
-            await outside(lambda: _submit(reader, job), loop=self._loop)
+            await finished(job.done)
         except trio.Cancelled:
             job.cancelled = True
+            reader.interrupt()
             # Ends with the running step of SQLite: the connection must be at rest for the next read.
             with trio.CancelScope(shield=True):
-                await outside(reader.interrupt, loop=self._loop)
-                await self._call(reader, _end_transaction)
+                await finished(job.done)
+                await reader.run(_end_transaction)
             raise
         return job.result()
 
@@ -172,32 +171,19 @@ class FileBackend:
         with trio.CancelScope(shield=True):
             async with AsyncExitStack() as last_first:
                 last_first.callback(self._lock.release)
-                for conn in (
-                    self._writer,
-                    *self._readers,
-                ):  # readers end first: the last one out removes the WAL
-                    if conn is not None:
-                        last_first.push_async_callback(outside, conn.close, loop=self._loop)
+                for lane in (self._writer, *self._readers):  # readers end first: the last one removes the WAL
+                    if lane is not None:
+                        last_first.push_async_callback(lane.close)
                 self._writer, self._readers = None, []
 
-    async def _connect(self, mode: str) -> aiosqlite.Connection:
-        uri = f"{self.path.as_uri()}?mode={mode}"
+    async def _connect(self, mode: str) -> Lane:
+        lane = Lane(self._loop)
+        await lane.open(f"{self.path.as_uri()}?mode={mode}")
+        return lane
 
-        async def opened() -> aiosqlite.Connection:
-            return await aiosqlite.connect(
-                uri, uri=True, isolation_level=None, cached_statements=256, factory=JobConnection
-            )
-
-        with trio.CancelScope(shield=True):
-            conn = await outside(opened, loop=self._loop)
-        return conn
-
-    async def _call(self, db: aiosqlite.Connection, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs `fn` on the thread of `db` as it is; not cancellable."""
-        job = _Job(fn)
-        with trio.CancelScope(shield=True):
-            await outside(lambda: _submit(db, job), loop=self._loop)
-        return job.result()
+    async def _call(self, lane: Lane, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `fn` on the thread of `lane` as it is; not cancellable."""
+        return await lane.run(fn)
 
 
 async def open_backend(
@@ -257,56 +243,6 @@ def in_snapshot(conn: sqlite3.Connection, fn: Callable[[sqlite3.Connection], T])
 def _end_transaction(conn: sqlite3.Connection) -> None:
     if conn.in_transaction:  # SQLite itself rolls back when it is out of space
         conn.execute("ROLLBACK")
-
-
-class _Job(Generic[T]):
-    """A function for the connection's thread, and what came of it. Carried by hand: a Future refuses
-    StopIteration.
-    """
-
-    def __init__(self, fn: Callable[[sqlite3.Connection], T]) -> None:
-        self.fn = fn
-        self.cancelled = False
-        self._value: T | None = None
-        self._error: BaseException | None = None
-
-    def run(self, conn: JobConnection) -> None:
-        conn.job = self
-        try:
-            if not self.cancelled:
-                self._value = self.fn(conn)
-        except BaseException as error:
-            self._error = error
-        finally:
-            conn.job = None
-
-    def result(self) -> T:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return cast(T, self._value)
-
-
-class JobConnection(sqlite3.Connection):
-    """A connection whose `executemany(JobConnection.JOB, job)` runs `job` on the thread that owns it."""
-
-    JOB: ClassVar[str] = "-- job"  # compared by identity: no text can ask for it
-    job: _Job[Any] | None = None
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the read that runs now was cancelled; long loops between statements should look."""
-        return self.job is not None and self.job.cancelled
-
-    def executemany(self, sql: str, parameters: Any, /) -> Any:
-        if sql is not self.JOB:
-            return super().executemany(sql, parameters)
-        parameters.run(self)
-        return None
-
-
-async def _submit(db: aiosqlite.Connection, job: _Job[Any]) -> None:
-    await db.executemany(JobConnection.JOB, cast(Any, job))
 
 
 def _claim(path: Path, migrations: Lists) -> tuple[Path, FileLock]:

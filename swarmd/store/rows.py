@@ -84,6 +84,8 @@ INSERT INTO requests (owner, request_id, body_hash, answer, wall) VALUES (?, ?, 
 DELETE_USES = "DELETE FROM blob_uses WHERE task = ?"
 INSERT_USE = "INSERT OR IGNORE INTO blob_uses (task, sha256) VALUES (?, ?)"
 SET_CLOCK = "INSERT OR REPLACE INTO clock (one, now, wall, last_id) VALUES (1, ?, ?, ?)"
+# For a moment noted before the commit that it goes into began: the rows of that commit may be ahead of it.
+ADVANCE_CLOCK = "UPDATE clock SET now = ?1, wall = ?2, last_id = ?3 WHERE now < ?1"
 
 # Numbers are bound as plain `int`: SQLite's binding looks for an adapter for each bool and each IntEnum, which costs
 # 1 µs in the writer's thread, under the interpreter's lock.

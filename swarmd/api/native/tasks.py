@@ -104,26 +104,35 @@ class TaskHandlers:
         return found
 
     async def wait_tasks(self, call: Call) -> m.WaitAnswer:
-        """Held until all (or one) of the operations are final, at most `wait_s`."""
+        """Held until all (or one) of the operations are final, at most `wait_s`.
+
+        The file is asked only for those that the engine does not know as unfinished: each of them once.
+        """
         body: m.WaitRequest = call.body
-        ids = ids_of(body.ids, "task")
+        ids = list(dict.fromkeys(OpId(id) for id in ids_of(body.ids, "task")))
         final: dict[int, queries.OpRow] = {}
         until = trio.current_time() + body.wait_s
         while True:
-            left = [id for id in dict.fromkeys(ids) if id not in final]
+            left = [id for id in ids if id not in final]
             with self.daemon.news.waiting_for(left) as news:
-                rows = await self.daemon.read(lambda conn, left=left: queries.ops_by_id(conn, left))
-                for id in left:
-                    if id not in rows:
-                        raise unknown_task(id)
-                final.update((id, row) for id, row in rows.items() if row.state.is_final)
-                enough = len(final) == len(set(ids)) or (body.any and final)
+                final |= await self._final_rows([id for id in left if self.daemon.engine.task_of(id) is None])
+                enough = len(final) == len(ids) or (body.any and final)
                 if enough or trio.current_time() >= until or self.daemon.stopping.is_set():
                     break
                 with trio.move_on_at(until):
                     await news.wait()
-        items = [translate.task_info(final[id]) for id in dict.fromkeys(ids) if id in final]
-        return m.WaitAnswer(items=items, pending=len(set(ids)) - len(final))
+        items = [translate.task_info(final[id]) for id in ids if id in final]
+        return m.WaitAnswer(items=items, pending=len(ids) - len(final))
+
+    async def _final_rows(self, ids: list[OpId]) -> dict[int, queries.OpRow]:
+        """Of `ids`, which the engine does not know as unfinished, those that are final. Raises `Unknown`."""
+        if not ids:
+            return {}
+        rows = await self.daemon.read(lambda conn: queries.ops_by_id(conn, ids))
+        for id in ids:
+            if id not in rows:
+                raise unknown_task(id)
+        return {id: row for id, row in rows.items() if row.state.is_final}
 
     async def explain_task(self, call: Call) -> m.ExplainAnswer:
         op = OpId(call.id_param("id", "task"))
