@@ -1,4 +1,7 @@
-"""Logging: events with fields, as text for people or JSON for machines."""
+"""Logging of the daemon and the bot: events with fields, as a line of text or of JSON, on standard error.
+
+An event is a fixed name such as `session.opened`; its fields travel as `extra`. No secrets, no environments.
+"""
 
 from __future__ import annotations
 
@@ -13,49 +16,52 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {k: v for k, v in vars(record).items() if k not in _STANDARD}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _moment(record: logging.LogRecord) -> str:
+    """RFC 3339 UTC with milliseconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: at, level, logger, event, and the event's fields."""
+    """One JSON object a line: `at`, `level`, `logger`, `event`, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+            "at": _moment(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
             **_fields(record),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 class TextFormatter(logging.Formatter):
-    """`12:00:00 info session.opened bot=b1`, without control characters."""
+    """`2026-01-02T03:04:05.678Z info session.opened bot=b1`, without control characters in the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = "".join(f" {k}={_plain(v)}" for k, v in _fields(record).items())
-        text = f"{clock} {record.levelname.lower():7} {record.getMessage()}{fields}"
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return text
+        fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
+        line = f"{_moment(record)} {record.levelname.lower()} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _plain(value: Any) -> str:
     text = str(value)
-    if not text.isprintable() or " " in text:
-        return repr(text)
-    return text
+    strange = not text or any(c.isspace() or c in "\"'=" or not c.isprintable() for c in text)
+    return repr(text) if strange else text
 
 
-def set_up(format: str, level: str, stream: IO[str] | None = None) -> None:
-    """Sends everything of the loggers `swarmd…` to standard error. Twice is one effect."""
+def set_up(form: str, level: str, stream: IO[str] | None = None) -> None:
+    """Sends the events of all loggers `swarmd…` of `level` ("debug", "info", …) and above to standard error.
+
+    `form`: "text" or "json". Twice is one effect.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger("swarmd")
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -38,6 +38,7 @@ from swarmd.client.address import (
     token_from_environment,
 )
 from swarmd.client.errors import BadSetting
+from swarmd.logs import set_up
 
 if TYPE_CHECKING:
     from swarmd.cli.options import BotOptions
@@ -180,7 +181,7 @@ def run_bot_from_options(options: BotOptions) -> int:
 
     0: ended as told; 1: could not work in its folder, or was killed; 2: usage; 3: the server refused it.
     """
-    events.write_to_stderr(options.log_format or "text", options.log_level or "info")
+    set_up(options.log_format or "text", options.log_level or "info")
     host = socket.gethostname()
     name = options.id or host
     try:

@@ -25,10 +25,10 @@ from swarmd.daemon.listeners import (
     raise_open_files_limit,
     remove_unix_socket,
 )
-from swarmd.daemon.logs import set_up
 from swarmd.daemon.notify import Notifier
 from swarmd.daemon.retention import keep_within
 from swarmd.daemon.server import ServerSettings, serve
+from swarmd.logs import set_up
 from swarmd.store.backend import Backend, open_backend
 from swarmd.store.blobs import drop_incomplete
 from swarmd.store.errors import StoreError
@@ -147,6 +147,9 @@ async def _live(
             daemon.stop_soon()
             shutdown.set()
         with trio.move_on_after(GRACEFUL_S):
+            if daemon.writer.out_of_space:
+                daemon.writer.stop()  # its `run` raises the sentence that we end with, and so ends this nursery
+                await trio.sleep_forever()
             await daemon.writer.drain()
         nursery.cancel_scope.cancel()
     log.info("stopped")
