@@ -8,10 +8,12 @@ commit".
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from swarmd.config import Config
@@ -26,8 +28,10 @@ from swarmd.daemon.news import EVENTS, News
 from swarmd.daemon.works import Works
 from swarmd.store import queries
 from swarmd.store.backend import Backend
+from swarmd.store.errors import StoreError
+from swarmd.store.errors import StoreBroken
 from swarmd.store.loading import Clock, load, read_clock
-from swarmd.store.rows import SET_CLOCK, RowBatch, batch_of
+from swarmd.store.rows import ADVANCE_CLOCK, RowBatch, batch_of
 from swarmd.store.writer import Writer
 
 log = logging.getLogger("swarmd.daemon")
@@ -36,7 +40,11 @@ T = TypeVar("T")
 LIFE_S = 60.0  # how old the clock in the file may be while attempts are live
 
 
-NO_SPACE_WAIT_S = 30.0  # how long an answer waits for a full disk
+NO_SPACE_WAIT_S = 20.0  # how long an answer waits for a full disk; callers wait 30 s for an answer
+
+
+# What reading a damaged file ends in: a page that is none, a row that says what cannot be.
+UNREADABLE = (sqlite3.DatabaseError, msgspec.MsgspecError, ValueError, KeyError, TypeError)
 
 
 class Stopping(Exception):
@@ -140,8 +148,11 @@ class Daemon:
         now = self.clock.now()
         if self.engine.attempts and now - self._noted_at > LIFE_S:
             self._noted_at = now
-            row = (now, self.clock.wall(), self.engine.ids.last)
-            self.writer.submit(lambda conn: conn.execute(SET_CLOCK, row))
+            self._note_moment()
+
+    def _note_moment(self) -> None:
+        row = (self.clock.now(), self.clock.wall(), self.engine.ids.last)
+        self.writer.submit(lambda conn: conn.execute(ADVANCE_CLOCK, row))
 
     @property
     def uncommitted_output(self) -> int:
@@ -170,9 +181,17 @@ class Daemon:
             raise NoSpace("the disk is full: nothing new is accepted")
 
     async def read(self, fn: Callable[..., T]) -> T:
-        """Reads from the file, after everything known now is in it."""
-        if not self.writer.out_of_space:  # then reads are answered from the last committed state
-            await self.settled()
+        """Reads from the file, after everything known now is in it; on a full disk from the last committed state."""
+        if not self.writer.out_of_space:
+            try:
+                await self.settled()
+            except NoSpace:
+                pass  # it became full meanwhile
+        return await self.backend.read(fn)
+
+    async def read_settled(self, fn: Callable[..., T]) -> T:
+        """Reads what a change is decided by: never less than everything known now. Raises as `settled` does."""
+        await self.settled()
         return await self.backend.read(fn)
 
     # ------------------------------------------------------------- commits
@@ -283,8 +302,13 @@ class Daemon:
     # ------------------------------------------------------------- shutdown
 
     def stop_soon(self) -> None:
-        """Every held call is answered now; nothing else changes."""
+        """Every held call is answered now; nothing else changes.
+
+        The moment goes into the file: the quiet time before it would count as downtime, or, above an hour, not at all.
+        """
         self.stopping.set()
+        with suppress(StoreBroken):
+            self._note_moment()
         for event in self.held.values():
             event.set()
         self.news.publish_all()
@@ -310,7 +334,20 @@ async def open_daemon(
     wall: Callable[[], float] | None = None,
     failpoint: Callable[[str], None] = lambda name: None,
 ) -> Daemon:
-    """Loads what is alive from an opened backend. Raises `StoreError` when the file cannot be read."""
+    """Loads what is alive from an opened backend. Raises `StoreError` (`damaged_file`) when it cannot be read."""
+    try:
+        return await _open_daemon(config, backend, wall, failpoint)
+    except UNREADABLE as error:
+        raise StoreError(
+            "damaged_file",
+            f"{config.db} cannot be loaded: {type(error).__name__}: {error}. Nothing was changed. Look with "
+            f"`swarmd check --db {config.db}`, and go on with a backup.",
+        ) from error
+
+
+async def _open_daemon(
+    config: Config, backend: Backend, wall: Callable[[], float] | None, failpoint: Callable[[str], None]
+) -> Daemon:
     last = await backend.read(read_clock)
     clock = EngineClock(last.now if last else None, last.wall if last else None, *([wall] if wall else []))
     settings = Settings(

@@ -146,9 +146,11 @@ async def _live(
             log.info("stopping")
             daemon.stop_soon()
             shutdown.set()
-        with trio.move_on_after(GRACEFUL_S):
             if daemon.writer.out_of_space:
-                daemon.writer.stop()  # its `run` raises the sentence that we end with, and so ends this nursery
+                daemon.writer.stop()  # `run` raises the sentence that we end with: nobody waits for room any more
+        with trio.move_on_after(GRACEFUL_S):
+            if daemon.writer.out_of_space:  # only now
+                daemon.writer.stop()
                 await trio.sleep_forever()
             await daemon.writer.drain()
         nursery.cancel_scope.cancel()

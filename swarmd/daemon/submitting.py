@@ -22,7 +22,7 @@ MAX_SEARCHES = 20  # of the file for one submission: each time something it name
 class Submission(Struct, frozen=True):
     """What goes in together. At most one of `new_graph` (name, open) and `add_to` is given."""
 
-    specs: Sequence[TaskSpec] | Callable[[], Awaitable[Sequence[TaskSpec]]]  # or how to make them, from the file
+    specs: Sequence[TaskSpec] | Callable[[], Awaitable[Sequence[TaskSpec]]]  # or how they are made
     answer_of: Callable[[list[Submitted], GraphId | None], bytes]  # JSON; called in the step
     owner: str = ""
     request_id: str = ""
@@ -44,7 +44,7 @@ async def submit(daemon: Daemon, submission: Submission) -> bytes:
         return answer
     key = (submission.owner, submission.request_id)
     async with _reserved(daemon, ("request", *key)):
-        earlier = await daemon.read(lambda conn: queries.request(conn, *key))
+        earlier = await daemon.read_settled(lambda conn: queries.request(conn, *key))
         if earlier is not None:
             if earlier[0] != submission.body_hash:
                 raise Conflict(
@@ -123,7 +123,7 @@ def _step(daemon: Daemon, submission: Submission, specs: Sequence[TaskSpec], kno
 
 async def _find_same(daemon: Daemon, keys: Iterable[str]) -> dict[str, TaskId]:
     wanted = sorted(keys)
-    return await daemon.read(lambda conn: queries.same_tasks(conn, wanted)) if wanted else {}
+    return await daemon.read_settled(lambda conn: queries.same_tasks(conn, wanted)) if wanted else {}
 
 
 async def find_done(daemon: Daemon, ops: Iterable[OpId]) -> dict[OpId, bool]:
@@ -131,7 +131,7 @@ async def find_done(daemon: Daemon, ops: Iterable[OpId]) -> dict[OpId, bool]:
     wanted = sorted(ops)
     if not wanted:
         return {}
-    found = await daemon.read(lambda conn: queries.ops_done(conn, wanted))
+    found = await daemon.read_settled(lambda conn: queries.ops_done(conn, wanted))
     for op in wanted:
         if op not in found and daemon.engine.task_of(op) is None:
             raise Unknown(

@@ -220,7 +220,7 @@ class NativeBot:
                 ends_at[attempt] = float("inf") if late else trio.current_time() + runs_s
             for order in self.orders:
                 if order.kind == "stop" and order.attempt in self.running:
-                    self.finish(order.attempt, None, canceled=True)
+                    self.finish(order.attempt, -15)
             for attempt, offer in list(self.running.items()):
                 if ends_at.get(attempt, 0.0) <= trio.current_time():
                     self.finish(attempt, 0 if offer is None else outcome(offer))

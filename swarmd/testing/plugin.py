@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from swarmd.testing.lab import Lab
 
-SETTINGS = "swarmd_settings"  # the fixture behind `swarmd`; who needs it, needs a clock
+SETTINGS = "_swarmd_settings"  # the fixture behind `swarmd`; who needs it, needs a clock
 MARKER = 'swarmd(path="file"|"memory", tcp=False, config={}, real_time=False): how the fixture `swarmd` runs its daemon'
 
 
@@ -45,7 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _has_pytest_trio(config):
+        return  # the fixture says so
     for item in items:
         if SETTINGS in getattr(item, "fixturenames", ()):
             # In front of all others: the first `run` that pytest-trio finds is the one it takes.
@@ -101,14 +103,18 @@ def _seed(item: pytest.Item) -> int:
     return int(text)
 
 
+def _has_pytest_trio(config: pytest.Config) -> bool:
+    plugins = config.pluginmanager
+    return plugins.hasplugin("trio") or plugins.hasplugin("pytest_trio.plugin")
+
+
 _random_seed = pytest.StashKey[int]()
 
 
 @pytest.fixture
-def swarmd_settings(request: pytest.FixtureRequest) -> LabSettings:
+def _swarmd_settings(request: pytest.FixtureRequest) -> LabSettings:
     """What the marker `swarmd` of this test says, and the seed, which is shown when the test fails."""
-    plugins = request.config.pluginmanager
-    if not (plugins.hasplugin("trio") or plugins.hasplugin("pytest_trio.plugin")):
+    if not _has_pytest_trio(request.config):
         pytest.fail("the fixture `swarmd` needs pytest-trio: pip install pytest-trio", pytrace=False)
     settings = settings_of(request.node)
     again = f"seed {settings.seed}: the same bots again with --swarmd-seed={settings.seed}"
@@ -117,21 +123,22 @@ def swarmd_settings(request: pytest.FixtureRequest) -> LabSettings:
 
 
 @pytest.fixture
-async def swarmd(swarmd_settings: LabSettings, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+async def swarmd(_swarmd_settings: LabSettings, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     """A running daemon: see `swarmd.testing.Lab`. Settings by `@pytest.mark.swarmd(…)`."""
     import trio
     import trio.testing
 
     from swarmd.testing.lab import config_for_tests, open_lab
 
+    settings = _swarmd_settings
     clock = trio.lowlevel.current_clock()
-    if isinstance(clock, trio.testing.MockClock) == swarmd_settings.real_time:
+    if isinstance(clock, trio.testing.MockClock) == settings.real_time:
         pytest.fail(
-            f"the fixture `swarmd` was to run with real_time={swarmd_settings.real_time}, but the test runs on a "
+            f"the fixture `swarmd` was to run with real_time={settings.real_time}, but the test runs on a "
             f"{type(clock).__name__}; is it run by something else than pytest-trio, or does it name a clock fixture?",
             pytrace=False,
         )
-    path = request.getfixturevalue("tmp_path") / "swarmd.db" if swarmd_settings.path == "file" else None
-    config = config_for_tests(swarmd_settings.config)
-    async with open_lab(path, config=config, tcp=swarmd_settings.tcp, seed=swarmd_settings.seed) as lab:
+    path = request.getfixturevalue("tmp_path") / "swarmd.db" if settings.path == "file" else None
+    config = config_for_tests(settings.config)
+    async with open_lab(path, config=config, tcp=settings.tcp, seed=settings.seed) as lab:
         yield lab

@@ -152,7 +152,7 @@ async def test_a_name_in_use_is_waited_for_and_said(lab, autojump_clock, caplog)
     await lab.start_bot()
     await lab.daemon.until(lambda: bool(lab.daemon.opened))
     refused = [record for record in caplog.records if record.getMessage() == "session.refused"]
-    assert len(refused) == 3 and "has an open session" in refused[0].fields["reason"]
+    assert len(refused) == 3 and "has an open session" in refused[0].reason
 
 
 @pytest.mark.parametrize("status", [401, 403])

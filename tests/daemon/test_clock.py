@@ -161,7 +161,7 @@ async def _all_at_once(path, times: int) -> None:
 
 
 async def test_it_does_so_every_time(autojump_clock, tmp_path):
-    await _all_at_once(tmp_path, 25)
+    await _all_at_once(tmp_path, 15)
 
 
 @pytest.mark.nightly

@@ -26,12 +26,12 @@ TOKEN = "correct-horse-battery-staple"
 
 
 @contextmanager
-def serving(folder: Path, *flags: str, env: dict[str, str] | None = None):
+def serving(folder: Path, *flags: str, env: dict[str, str] | None = None, log: Path | None = None):
     """A daemon process on a free port; gives (process, url). Killed at the end if it still runs."""
     command = [sys.executable, "-m", "swarmd", "serve", "--db", str(folder / "swarmd.db"), *flags]
     if not any(flag.startswith("--listen") for flag in flags) and "--unix" not in flags:
         command += ["--listen", "127.0.0.1:0"]
-    log = folder / "log"
+    log = log or folder / "log"
     with log.open("ab") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **(env or {})}
@@ -244,7 +244,7 @@ def test_a_port_in_use_is_named(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         code = main(["serve", "--listen", address, "--db", str(tmp_path / "a.db")])
         said = capsys.readouterr().err
     assert code == 1 and address in said
@@ -285,7 +285,7 @@ def test_a_setting_that_cannot_be_used_is_named(name, tmp_path, capsys):
     [
         (TOKEN, 0o644, "chmod 600"),
         (TOKEN, 0o640, "chmod 600"),
-        ("short", 0o600, "at least 16"),
+        ("x7q", 0o600, "at least 16"),
         ("ö" * 20, 0o600, "ASCII"),
     ],
 )
@@ -316,8 +316,8 @@ def test_flags_win_over_the_environment_over_the_file(tmp_path, monkeypatch):
 # --------------------------------------------------------------------- a full disk
 
 
-async def test_a_real_full_disk_loses_nothing_and_the_stop_is_told(tmp_path):
-    """2 MiB: new work is refused; with room again it goes on; a stop while it is full says so and exits 1."""
+async def test_a_real_full_disk_loses_nothing(tmp_path):
+    """2 MiB: new work is refused, reads are answered; with room again it goes on."""
     with mounted(tmp_path / "small", "size=2m") as folder, serving(folder) as (process, url):
         async with open_client(url, patience_s=0) as client:
             ids = await client.submit([task(argv=["x"])])
@@ -350,3 +350,37 @@ async def test_a_real_full_disk_loses_nothing_and_the_stop_is_told(tmp_path):
         process.terminate()
         assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
         assert check_file(folder / "swarmd.db") == []
+
+
+async def test_a_stop_on_a_full_disk_ends_with_a_sentence(tmp_path):
+    log = tmp_path / "log"
+    with mounted(tmp_path / "small", "size=2m") as folder, serving(folder, log=log) as (process, url):
+        async with open_client(url, patience_s=0) as client:
+            [id] = await client.submit([task(argv=["x"])])
+            free = os.statvfs(folder)
+            (folder / "ballast").write_bytes(b"\0" * (free.f_bavail * free.f_frsize - 8192))
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+
+                    async def fill() -> None:
+                        for number in range(50):
+                            try:
+                                await client.submit([task(argv=["y" * 60_000 + str(number)])])
+                            except Exception:  # whatever it is told: it is not accepted
+                                return
+
+                    nursery.start_soon(fill)
+                    while not (await client.health()).out_of_space:
+                        await trio.sleep(0.1)
+                    process.terminate()
+                    assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 1
+                    (folder / "ballast").unlink()
+        said = log.read_text()
+        assert (
+            said.count("swarmd: Stopped while there was no space to commit") == 1
+            and "daemon.failed" not in said
+        )
+        assert check_file(folder / "swarmd.db") == []
+        with serving(folder, log=log) as (_, url):
+            async with open_client(url) as client:
+                assert (await client.get(id)).state == "PENDING"

@@ -11,13 +11,14 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from .run import simulate
+from .run import FEWEST_TASKS, MOST_TASKS, simulate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulate", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many runs")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first run; the next has one more")
+    parser.add_argument("--tasks", type=int, default=MOST_TASKS, help=f"of one run, at most; at least {FEWEST_TASKS}")
     parser.add_argument("--results", type=Path, help="a file to which a JSON line is added for each run")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new run begins after this long")
     options = parser.parse_args()
@@ -26,7 +27,7 @@ def main() -> int:
         if time.monotonic() - started > options.seconds:
             break
         with tempfile.TemporaryDirectory(prefix="swarmd-simulate-") as folder:
-            report = simulate(seed, Path(folder))
+            report = simulate(seed, Path(folder), options.tasks)
         bad += bool(report.faults)
         injected.update(report.injected)
         total.update(runs=1, tasks=report.tasks, events=report.events, starts=report.starts)

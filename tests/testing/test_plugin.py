@@ -189,8 +189,8 @@ def test_a_test_that_is_not_async_is_told(run):
 
 
 def test_without_pytest_trio_a_sentence_says_what_to_install(run):
-    plugins = ("-p", "swarmd.testing.plugin")
-    result = run("def test_it(swarmd): pass", plugins=plugins)
+    plugins = ("-p", "swarmd.testing.plugin", "--strict-markers")
+    result = run("async def test_it(swarmd): pass", plugins=plugins)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*needs pytest-trio: pip install pytest-trio*"])
 

@@ -56,7 +56,7 @@ class GraphHandlers:
         }
 
         async def specs() -> list[TaskSpec]:
-            keys = await self.daemon.read(lambda conn: queries.graph_keys(conn, graph, named))
+            keys = await self.daemon.read_settled(lambda conn: queries.graph_keys(conn, graph, named))
             return translate.specs_of(body.tasks, call.caller.name, keys)
 
         submission = Submission(

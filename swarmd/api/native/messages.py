@@ -442,7 +442,10 @@ class SessionAnswer(Answer):
 
 
 class FinishedAttempt(Request):
-    """How one attempt ended. `ok` decides; `exit_code` is negative for a signal, null if no process ended."""
+    """How one attempt ended. `ok` decides; `exit_code` is negative for a signal, null if no process ended.
+
+    `canceled`: it was stopped before it started (a killed one has its signal as exit code); `died`: the bot lost it.
+    """
 
     attempt: Id
     ok: bool

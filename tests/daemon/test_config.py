@@ -1,0 +1,65 @@
+"""Settings as values; what `serve` says about bad ones is in test_main.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarmd.config import MAX_CONFIG_BYTES, Config, ConfigError, is_loopback, parse_address, read_file
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8710", ("127.0.0.1", 8710)),
+        ("[::1]:0", ("::1", 0)),
+        ("lab.example:65535", ("lab.example", 65535)),
+    ],
+)
+def test_addresses(text, address):
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8710", ":8710", "host:", "host:65536", "host:x", "::1:8710", "[h]:1", "host:١"]
+)
+def test_what_is_no_address(text):
+    with pytest.raises(ConfigError) as caught:
+        parse_address(text)
+    assert repr(text) in caught.value.message and "HOST:PORT" in caught.value.remedy
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1", "127.1.2.3", "::1", "[::1]"])
+def test_loopback(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.evil", "example.com", ""])
+def test_not_loopback(host):
+    assert not is_loopback(host)
+
+
+def test_defaults_listen_on_loopback_and_a_socket_alone_listens_nowhere_else():
+    assert Config().addresses == [("127.0.0.1", 8710)]
+    assert Config(unix="/run/s").addresses == []
+    Config().check_exposure()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "10.0.0.5:1", "lab.example:1"])
+def test_others_need_a_token_or_a_network(listen):
+    with pytest.raises(ConfigError) as caught:
+        Config(listen=["127.0.0.1:1", listen]).check_exposure()
+    assert caught.value.code == "unprotected"
+    Config(listen=[listen], token_file="t").check_exposure()
+    Config(listen=[listen], allow_network=["10.0.0.0/8"]).check_exposure()
+
+
+def test_a_file_that_is_no_configuration(tmp_path):
+    file = tmp_path / "big.toml"
+    file.write_bytes(b"#" * (MAX_CONFIG_BYTES + 1))
+    with pytest.raises(ConfigError, match="larger than"):
+        read_file(file)
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        read_file(tmp_path / "none.toml")
+    file.write_bytes(b"db = '\xff'")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_file(file)
