@@ -28,8 +28,7 @@ from swarmd.daemon.news import EVENTS, News
 from swarmd.daemon.works import Works
 from swarmd.store import queries
 from swarmd.store.backend import Backend
-from swarmd.store.errors import StoreError
-from swarmd.store.errors import StoreBroken
+from swarmd.store.errors import StoreBroken, StoreError
 from swarmd.store.loading import Clock, load, read_clock
 from swarmd.store.rows import ADVANCE_CLOCK, RowBatch, batch_of
 from swarmd.store.writer import Writer
@@ -174,6 +173,12 @@ class Daemon:
                 return
             if self.writer.out_of_space:
                 raise NoSpace("the disk is full: the outcome of this call is not known yet")
+
+    async def tellable(self) -> None:
+        """As `settled`, for answers that only tell what memory knows: on a full disk `NoSpace` is raised at once."""
+        if self.writer.out_of_space and self.writer.version < self.engine.version:
+            raise NoSpace("the disk is full: what this would tell is not in the file yet")
+        await self.settled()
 
     def check_space(self) -> None:
         """Raises `NoSpace` at once for what would need more room."""

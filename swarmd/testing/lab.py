@@ -24,6 +24,7 @@ from swarmd.core.model import OpId
 from swarmd.daemon.daemon import Daemon
 from swarmd.offthread import in_thread
 from swarmd.store.check import check_file
+from swarmd.store.errors import StoreBroken
 from swarmd.store.writer import Gate
 from swarmd.testing.bots import Fault, NativeBot
 from swarmd.testing.faults import FAILPOINTS, Failpoint, FailpointReached, Failure
@@ -52,6 +53,10 @@ class _Life:
         self.stop = trio.Event()
         self.ended = trio.Event()
 
+    @property
+    def is_ending(self) -> bool:
+        return self.stop.is_set() or self.scope.cancel_called
+
 
 class Lab:
     """A running daemon and what a test does with it. Made by the fixture `swarmd`, or by `open_lab`.
@@ -74,6 +79,7 @@ class Lab:
         self._bots = bots
         self._bot_count = 0
         self._life: _Life | None = None
+        self._starting = trio.Lock()
         self._running: RunningDaemon | None = None
         self._up = trio.Event()
         self._failures: list[Failure] = []
@@ -108,14 +114,17 @@ class Lab:
 
     async def start(self) -> None:
         """Starts the daemon on the same file, at the same address; nothing when it runs."""
-        if self._life is not None:
-            return
-        self._life = life = _Life()
-        try:
-            await self._nursery.start(self._live, life)
-        except BaseException:
-            self._life = None
-            raise
+        async with self._starting:
+            if self._life is not None and self._life.is_ending:
+                await self._life.ended.wait()
+            if self._life is not None:
+                return
+            self._life = life = _Life()
+            try:
+                await self._nursery.start(self._live, life)
+            except BaseException:
+                self._life = None
+                raise
 
     async def stop(self) -> None:
         """Stops the daemon as SIGTERM does: held calls are answered, everything is committed. Then it is down."""
@@ -201,8 +210,9 @@ class Lab:
                     is_told = True
                     await life.stop.wait()
                     self._up = trio.Event()
-        except* FailpointReached:
-            pass
+        except* (FailpointReached, StoreBroken):
+            if not life.scope.cancel_called:
+                raise
         finally:
             ended, self._running, self._life = self._running, None, None
             if self._up.is_set():

@@ -153,6 +153,9 @@ ROWS: dict[str, Bad] = {
     "dimension feature": Bad("bad_dimension", 400, ("feature",), one(dimensions={"feature": ["x"]})),
     "two pools": Bad("bad_dimension", 400, ("'lab'", "'default'"), one(dimensions={"pool": ["lab"]})),
     "pool of two": Bad("bad_dimension", 400, ("exactly one value",), one(dimensions={"pool": ["a|b"]})),
+    "slices and dimensions": Bad(
+        "bad_task", 400, ("both slices",), one(slices=[{"dimensions": {}}], dimensions={"os": ["Linux"]})
+    ),
     "bad slice": Bad("bad_dimension", 400, ("os",), one(slices=[{"dimensions": {"os": [" "]}}])),
     "bot with bad dimension": Bad("bad_dimension", 400, ("'0'",), session(dimensions={"0": ["x"]})),
     "bot with choice": Bad("bad_dimension", 400, ("a|b", "'|'"), session(dimensions={"os": ["a|b"]})),

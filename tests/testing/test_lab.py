@@ -97,6 +97,16 @@ async def test_a_failpoint_in_the_middle_of_a_start_is_survived(swarmd: Lab):
     assert len(swarmd.daemon.engine.tasks) == 2
 
 
+@pytest.mark.parametrize("name", FAILPOINTS)
+async def test_a_failpoint_in_the_middle_of_a_stop_is_survived(swarmd: Lab, name):
+    ids = await swarmd.submit_many(2)
+    failure = swarmd.fail_at(name)
+    await swarmd.restart()
+    assert failure.has_happened, "the moment of a stop is committed"
+    await swarmd.sleep(10)  # it was to be started twice
+    assert sorted([task.id async for task in swarmd.client.tasks()]) == ids
+
+
 def test_the_failpoints_are_those_of_the_writer():
     assert tuple(re.findall(r'_failpoint\("(\w+)"\)', inspect.getsource(writer))) == FAILPOINTS
 

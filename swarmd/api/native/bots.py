@@ -27,12 +27,12 @@ class BotHandlers:
         after, limit = call.query["cursor"], call.query["limit"]
         names = sorted(name for name in self.daemon.engine.bots if name > after)
         page = [translate.bot_info(self.daemon.engine.bots[n], self._offset()) for n in names[:limit]]
-        await self.daemon.settled()
+        await self.daemon.tellable()
         return m.BotList(items=page, next=page[-1].id if len(names) > limit else None)
 
     async def get_bot(self, call: Call) -> m.BotInfo:
         info = translate.bot_info(self.daemon.engine.bot_named(BotId(call.params["bot"])), self._offset())
-        await self.daemon.settled()
+        await self.daemon.tellable()
         return info
 
     async def order_bot(self, call: Call) -> m.BotInfo:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from swarmd.api.calls import Call, Reply, cursor_of
 from swarmd.api.native import messages as m
 from swarmd.api.native import translate
-from swarmd.api.native.tasks import body_hash, warnings_of
+from swarmd.api.native.tasks import body_hash, submit_answer, warnings_of
 from swarmd.core.errors import Refused, Unknown
 from swarmd.core.ids import to_text
 from swarmd.core.model import GraphId
@@ -61,22 +63,13 @@ class GraphHandlers:
 
         submission = Submission(
             specs,
-            self._add_answer,
+            partial(submit_answer, self.daemon.engine),
             owner=call.caller.name,
             request_id=body.request_id,
             body_hash=body_hash(call),
             add_to=graph,
         )
         return Reply(await submit(self.daemon, submission), status=201)
-
-    def _add_answer(self, submitted: list[Submitted], graph: GraphId | None) -> bytes:
-        return msgspec.json.encode(
-            m.SubmitAnswer(
-                ids=[to_text(s.id) for s in submitted],
-                states=[s.state.name for s in submitted],  # type: ignore[misc]
-                warnings=warnings_of(self.daemon.engine, submitted),
-            )
-        )
 
     async def close_graph(self, call: Call) -> m.GraphInfo:
         id = GraphId(call.id_param("id", "graph"))

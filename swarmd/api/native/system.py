@@ -32,7 +32,7 @@ class SystemHandlers:
         answer = m.CountsAnswer(
             tasks=tasks, bots=bots, sessions=len(engine.sessions), graphs=len(engine.graphs)
         )
-        await self.daemon.settled()
+        await self.daemon.tellable()
         return answer
 
     async def health(self, call: Call) -> m.HealthAnswer:
@@ -51,7 +51,7 @@ class SystemHandlers:
 
     async def metrics(self, call: Call) -> Reply:
         if not self.daemon.writer.out_of_space:  # a full disk is what they are looked at for
-            await self.daemon.settled()
+            await self.daemon.tellable()
         return Reply(metrics_text(self.daemon), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def backup(self, call: Call) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,22 +39,13 @@ class TaskHandlers:
             self.daemon,
             Submission(
                 specs,
-                self._submit_answer,
+                partial(submit_answer, self.daemon.engine),
                 owner=call.caller.name,
                 request_id=body.request_id,
                 body_hash=body_hash(call),
             ),
         )
         return Reply(answer, status=201)
-
-    def _submit_answer(self, submitted: list[Submitted], graph: GraphId | None) -> bytes:
-        return msgspec.json.encode(
-            m.SubmitAnswer(
-                ids=[to_text(s.id) for s in submitted],
-                states=[s.state.name for s in submitted],  # type: ignore[misc]
-                warnings=warnings_of(self.daemon.engine, submitted),
-            )
-        )
 
     async def set_after(self, call: Call) -> m.TaskDetails:
         op = OpId(call.id_param("id", "task"))
@@ -138,7 +130,7 @@ class TaskHandlers:
         op = OpId(call.id_param("id", "task"))
         found = self.daemon.engine.explain(self.daemon.clock.now(), op)
         if found is not None:
-            await self.daemon.settled()
+            await self.daemon.tellable()
             return m.ExplainAnswer(
                 id=to_text(op),
                 state=found.state.name,  # type: ignore[arg-type]
@@ -215,6 +207,16 @@ class TaskHandlers:
             missing = set(wanted.ids) - set(ids)
             if missing and wanted == queries.OpFilter(ids=wanted.ids):
                 raise unknown_task(min(missing))
+
+
+def submit_answer(engine: Engine, submitted: list[Submitted], graph: GraphId | None) -> bytes:
+    return msgspec.json.encode(
+        m.SubmitAnswer(
+            ids=[to_text(s.id) for s in submitted],
+            states=[s.state.name for s in submitted],  # type: ignore[misc]
+            warnings=warnings_of(engine, submitted),
+        )
+    )
 
 
 def body_hash(call: Call) -> bytes:

@@ -109,6 +109,12 @@ def _which(task: m.TaskRequest, number: int) -> str:
 
 def _spec(task: m.TaskRequest, number: int, after: tuple[After, ...], owner: str) -> TaskSpec:
     work = _work(task, number)
+    if task.slices and task.dimensions:
+        raise Refused(
+            "bad_task",
+            f"{_which(task, number)} has both slices and dimensions",
+            "write the dimensions into each slice",
+        )
     if task.slices:
         slices = tuple(SliceSpec(s.dimensions, s.expiration_s, s.wait_for_capacity) for s in task.slices)
     else:
