@@ -127,16 +127,25 @@ class TaskRequest(Request):
     payload: Payload | None = None
     pool: Pool = DEFAULT_POOL
     dimensions: Annotated[dict[str, list[str]], Meta(max_length=MAX_DIMENSION_KEYS)] = {}
-    slices: Annotated[list[SliceRequest], Meta(max_length=8)] = []  # instead of dimensions,
-    expiration_s, wait_for_capacity priority: Priority = 0 hard_limit_s: PositiveSpan =
-    DEFAULT_HARD_LIMIT_S io_limit_s: Span = 0.0 grace_s: Annotated[float, Meta(ge=0, le=3600)] =
-    DEFAULT_GRACE_S expiration_s: PositiveSpan = DEFAULT_EXPIRATION_S wait_for_capacity: bool = True
-    retries: Annotated[int, Meta(ge=0, le=1000)] = 0 bot_retries: Annotated[int, Meta(ge=0, le=1000)] =
-    DEFAULT_BOT_RETRIES retry_wait_s: Span = 0.0 after: Annotated[list[str | Dependency],
-    Meta(max_length=MAX_DEPENDENCIES)] = [] tags: Annotated[list[Tag], Meta(max_length=MAX_TAGS)] = []
-    parent: Id | None = None  # ends with that operation sameness: Name = ""  # equal keys mean equal
-    results share: Share = Share.NONE array: ArrayRange | None = None lines: Annotated[list[Text],
-    Meta(max_length=MAX_EXPANDED_TASKS)] | None = None
+    slices: Annotated[
+        list[SliceRequest], Meta(max_length=8)
+    ] = []  # instead of dimensions and what goes with them
+    priority: Priority = 0
+    hard_limit_s: PositiveSpan = DEFAULT_HARD_LIMIT_S
+    io_limit_s: Span = 0.0
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = DEFAULT_GRACE_S
+    expiration_s: PositiveSpan = DEFAULT_EXPIRATION_S
+    wait_for_capacity: bool = True
+    retries: Annotated[int, Meta(ge=0, le=1000)] = 0
+    bot_retries: Annotated[int, Meta(ge=0, le=1000)] = DEFAULT_BOT_RETRIES
+    retry_wait_s: Span = 0.0
+    after: Annotated[list[str | Dependency], Meta(max_length=MAX_DEPENDENCIES)] = []
+    tags: Annotated[list[Tag], Meta(max_length=MAX_TAGS)] = []
+    parent: Id | None = None  # ends with that operation
+    sameness: Name = ""  # equal keys mean equal results
+    share: Share = Share.NONE
+    array: ArrayRange | None = None
+    lines: Annotated[list[Text], Meta(max_length=MAX_EXPANDED_TASKS)] | None = None
 
 
 class SubmitRequest(Request):
