@@ -337,7 +337,7 @@ class Ending(Placing):
             return True
         attempt = task.attempt
         if attempt is not None and attempt.state is AttemptState.RUNNING:
-            return kill and self.begin_stop(now, attempt, StopReason.CANCELED)
+            return kill and (self.begin_stop(now, attempt, StopReason.CANCELED) or self._end_tries(task))
         if attempt is not None:
             session = self.sessions[attempt.session]
             self.step_attempt(
@@ -345,6 +345,20 @@ class Ending(Placing):
             )
             self.wake_session(session)
         self.finish_task(now, task, TaskState.CANCELED, Outcome(ok=False, canceled=True, reason=reason))
+        return True
+
+    def _end_tries(self, task: Task) -> bool:
+        """A stop in progress for another reason names the final state, but no retry follows it. False when none
+        would have."""
+        plan = task.plan
+        assert task.attempt is not None and task.attempt.stop is not None
+        if task.attempt.stop.reason is StopReason.CANCELED:
+            return False
+        if task.task_faults >= plan.retries and task.bot_faults >= plan.bot_retries:
+            return False
+        task.task_faults = max(task.task_faults, plan.retries)
+        task.bot_faults = max(task.bot_faults, plan.bot_retries)
+        self.touch(task)
         return True
 
     # ------------------------------------------------------------- graphs

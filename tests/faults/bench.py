@@ -50,12 +50,6 @@ class Bench:
         while self.lab.starts == starts or self.lab.daemon is None:
             await trio.sleep(0.1)
 
-    def hasty_bot(self) -> NativeBot:
-        """The same bot, in a hurry: what it holds is shared, and its rounds are counted apart."""
-        twin = NativeBot(self.hasty, self.bot.id, dimensions=self.bot.dimensions, slots=4)
-        twin.session, twin.seq, twin.running = self.bot.session, self.bot.seq, self.bot.running
-        return twin
-
 
 @asynccontextmanager
 async def bench(path: Path | None) -> AsyncIterator[Bench]:
@@ -226,7 +220,9 @@ async def _open(b: Bench, client: Client) -> object:
 
 
 async def _open_effect(b: Bench) -> str:
-    [counts] = await b.rows("SELECT (SELECT COUNT(*) FROM bots), (SELECT COUNT(*) FROM sessions WHERE ended_wall IS NULL)")
+    [counts] = await b.rows(
+        "SELECT (SELECT COUNT(*) FROM bots), (SELECT COUNT(*) FROM sessions WHERE ended_wall IS NULL)"
+    )
     return _whole(sum(counts), 2)
 
 

@@ -95,7 +95,9 @@ def test_on_a_full_disk_submissions_are_refused_reads_go_on_and_held_answers_lea
         async with trio.open_nursery() as nursery:
 
             async def held() -> None:
-                answers.append(await client.submit([task(argv=["b", TEXT]) for _ in range(8)], request_id="held"))
+                answers.append(
+                    await client.submit([task(argv=["b", TEXT]) for _ in range(8)], request_id="held")
+                )
 
             nursery.start_soon(held)
             await until(lambda c: is_full(c), client)
@@ -109,7 +111,9 @@ def test_on_a_full_disk_submissions_are_refused_reads_go_on_and_held_answers_lea
             with trio.fail_after(5):
                 while not answers:
                     await trio.sleep(0.05)
-        assert await client.submit([task(argv=["b", TEXT]) for _ in range(8)], request_id="held") == answers[0]
+        assert (
+            await client.submit([task(argv=["b", TEXT]) for _ in range(8)], request_id="held") == answers[0]
+        )
         assert await client.submit([task(argv=["c"])])
 
     async def is_full(client: Client) -> bool:
@@ -193,7 +197,9 @@ def test_a_failing_disk_stops_the_daemon_and_nothing_acknowledged_is_lost(shim, 
         after = talk(daemon, submit_until_it_ends)
         code, errors = daemon.ended()
     assert len(before) == 3 and code == 1, errors
-    assert any(line.startswith("swarmd: ") and "commit failed" in line for line in errors.splitlines()), errors
+    assert any(line.startswith("swarmd: ") and "commit failed" in line for line in errors.splitlines()), (
+        errors
+    )
     check_acknowledged(path, sorted({*before, *after}, key=lambda r: int(r[1:])))  # type: ignore[misc]
 
 
@@ -221,7 +227,9 @@ def test_a_kill_between_any_two_writes_of_a_commit(shim, path, tmp_path, do, cal
     "call, at, do",
     [
         ("write", 700, "tear"),
-        *(pytest.param(*p, marks=pytest.mark.nightly) for p in (("write", 1, "tear"), ("write", 100, "kill"), ("sync", 1, "kill"))),
+        pytest.param("write", 1, "tear", marks=pytest.mark.nightly),
+        pytest.param("write", 100, "kill", marks=pytest.mark.nightly),
+        pytest.param("sync", 1, "kill", marks=pytest.mark.nightly),
     ],
 )
 def test_a_kill_in_a_checkpoint(shim, path, tmp_path, call, at, do):
@@ -247,7 +255,11 @@ def test_a_file_taken_away_under_the_daemon_ends_it(path, tmp_path, how):
         else:
             shutil.copy(path, tmp_path / "copy")
             os.replace(tmp_path / "copy", path)
-        assert talk(daemon, partial(submit_until_it_ends, most=50)) == ["r0", "r1", "r2"]  # repeated, no change
+        assert talk(daemon, partial(submit_until_it_ends, most=50)) == [
+            "r0",
+            "r1",
+            "r2",
+        ]  # repeated, no change
         code, errors = daemon.ended()
     assert code == 1 and f"was {how}" in errors
 
@@ -316,7 +328,9 @@ def test_flipped_bits_are_named_by_check_and_never_end_in_a_traceback(path, tmp_
             found = {fault.name for fault in check_file(path)}
         except StoreError as error:
             found = {error.code}
-        overflow = good[page * 4096 + 4 : page * 4096 + 12].count(b"x") == 8  # text alone: no check of pages sees it
+        overflow = (
+            good[page * 4096 + 4 : page * 4096 + 12].count(b"x") == 8
+        )  # text alone: no check of pages sees it
         assert overflow or found & {"page_damage", "damaged_file"}, (page, found)
     for name in ("tasks", "ops", "clock"):
         root = root_of(good, tmp_path, name)
@@ -360,7 +374,9 @@ def test_a_kill_in_a_migration_leaves_the_version_before_it_and_a_copy(path, tmp
     """The released program opens the file again, with everything in it; the copy taken first is whole."""
     acknowledged = killed_with(path)
     version = sqlite3.connect(path).execute("PRAGMA user_version").fetchone()[0]
-    ended = subprocess.run([sys.executable, "-c", STEPS, str(path), f"core-{version + 1}-{step}"], check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", STEPS, str(path), f"core-{version + 1}-{step}"], check=False
+    )
     assert ended.returncode == 9
     [copy] = tmp_path.glob("*.bak")
     assert stored(copy) == set(acknowledged)

@@ -17,10 +17,16 @@ from .run import FEWEST_TASKS, MOST_TASKS, simulate
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulate", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many runs")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first run; the next has one more")
-    parser.add_argument("--tasks", type=int, default=MOST_TASKS, help=f"of one run, at most; at least {FEWEST_TASKS}")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="of the first run; the next has one more"
+    )
+    parser.add_argument(
+        "--tasks", type=int, default=MOST_TASKS, help=f"of one run, at most; at least {FEWEST_TASKS}"
+    )
     parser.add_argument("--results", type=Path, help="a file to which a JSON line is added for each run")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="no new run begins after this long")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="no new run begins after this long"
+    )
     options = parser.parse_args()
     started, bad, injected, total = time.monotonic(), 0, Counter[str](), Counter[str]()
     for seed in range(options.seed, options.seed + options.seeds):
@@ -32,8 +38,12 @@ def main() -> int:
         injected.update(report.injected)
         total.update(runs=1, tasks=report.tasks, events=report.events, starts=report.starts)
         total["virtual_s"] += int(report.virtual_s)
-        print(f"seed {seed}: {report.backend}, {report.tasks} tasks, {report.events} events, {report.starts} starts, "
-              f"{report.virtual_s:.0f} s in {report.real_s:.1f} s, {len(report.faults)} faults", flush=True)  # fmt: skip
+        print(
+            f"seed {seed}: {report.backend}, {report.tasks} tasks, {report.events} events, "
+            f"{report.starts} starts, {report.virtual_s:.0f} s in {report.real_s:.1f} s, "
+            f"{len(report.faults)} faults",
+            flush=True,
+        )
         for fault in report.faults[:10]:
             print(f"  {fault}", flush=True)
         if options.results:

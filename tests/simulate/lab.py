@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -115,7 +115,9 @@ class Lab:
             self.daemon = None
             self.net.listener = None
             if self.disk.path is not None:
-                self.faults += [f"check after a stop: {f.name}: {f.sentence}" for f in check_file(self.disk.path)]
+                self.faults += [
+                    f"check after a stop: {f.name}: {f.sentence}" for f in check_file(self.disk.path)
+                ]
             await trio.sleep(self.down_s)
         raise AssertionError(f"{MAX_STARTS} starts")
 
@@ -146,8 +148,9 @@ class Lab:
         shutdown = trio.Event()
         listening = self.net.listen()
         async with trio.open_nursery() as serving:
-            start: Callable[..., object] = partial(serve, make_app(daemon), [listening], shutdown=shutdown, settings=settings)  # type: ignore[list-item]
-            await serving.start(start)
+            app = make_app(daemon)
+            listeners: Any = [listening]
+            await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
             self.daemon = daemon
             self._up.set()
             self._up = trio.Event()

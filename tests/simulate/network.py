@@ -225,7 +225,9 @@ class Network:
         if not data or rng.random() >= self.rate:
             return len(data)
         if stream.from_client:
-            kind = rng.choice(("request delayed", "request duplicated", "reset before request", "reset in request"))
+            kind = rng.choice(
+                ("request delayed", "request duplicated", "reset before request", "reset in request")
+            )
         else:
             kind = rng.choice(("slow reader", "answer lost", "reset in answer"))
         if kind == "request duplicated" and not (data.startswith(CHANGING) and self._replays < MAX_REPLAYS):

@@ -29,7 +29,9 @@ LATER = {"busy", "stopping", "no_space", "store_broken"}
 class Person:
     """One client program. `work` ends after `tasks` tasks."""
 
-    def __init__(self, name: str, client: Client, lab: Lab, history: History, rng: random.Random, tasks: int) -> None:
+    def __init__(
+        self, name: str, client: Client, lab: Lab, history: History, rng: random.Random, tasks: int
+    ) -> None:
         self.name = name
         self.client = client
         self.lab = lab
@@ -43,7 +45,15 @@ class Person:
         while self.left > 0:
             await trio.sleep(self.rng.expovariate(1 / 12))
             act = self.rng.choices(
-                (self.submit, self.submit_graph, self.cancel, self.retry, self.change_edges, self.look, self.tidy),
+                (
+                    self.submit,
+                    self.submit_graph,
+                    self.cancel,
+                    self.retry,
+                    self.change_edges,
+                    self.look,
+                    self.tidy,
+                ),
                 (6, 3, 3, 2, 1, 3, 1),
             )[0]
             await act()
@@ -60,7 +70,9 @@ class Person:
             except ApiError as error:
                 self.history.called(kind, error.code)
                 if error.code not in EXPECTED:
-                    self.history.faults.append(f"{kind} of {self.name} was answered {error.code}: {error.message}")
+                    self.history.faults.append(
+                        f"{kind} of {self.name} was answered {error.code}: {error.message}"
+                    )
                 if error.code not in LATER:
                     return None
             else:
@@ -79,9 +91,7 @@ class Person:
 
     def task(self, name: str, **fields: object) -> m.TaskRequest:
         rng = self.rng
-        needs = rng.choices(
-            ({}, {"os": ["linux"]}, {"gpu": ["a|b"]}, {"os": ["amiga"]}), (4, 4, 2, 1)
-        )[0]
+        needs = rng.choices(({}, {"os": ["linux"]}, {"gpu": ["a|b"]}, {"os": ["amiga"]}), (4, 4, 2, 1))[0]
         task = m.TaskRequest(
             name=name, argv=["run", name], dimensions=needs, priority=rng.randint(-2, 2),
             hard_limit_s=rng.choice((5.0, 60.0, 600.0)), grace_s=rng.choice((0.0, 5.0)),
@@ -110,7 +120,9 @@ class Person:
         known = self.history.acknowledged
         for task in tasks:
             if known and self.rng.random() < 0.2:
-                task.after = [m.Dependency(on=self.rng.choice(known[-20:]), condition=self.rng.choice(list(Condition)))]
+                task.after = [
+                    m.Dependency(on=self.rng.choice(known[-20:]), condition=self.rng.choice(list(Condition)))
+                ]
             if known and self.rng.random() < 0.05:
                 task.parent = self.rng.choice(known[-5:])
         await self._submit(m.SubmitRequest(tasks=tasks, request_id=names[0]), names)
@@ -126,7 +138,9 @@ class Person:
         if self.rng.random() < 0.2:
             again = await self.call("submit again", lambda: self.client.submit_request(request, graph))
             if again is not None and again.ids != answer.ids:
-                self.history.faults.append(f"request {request.request_id} gave {again.ids} after {answer.ids}")
+                self.history.faults.append(
+                    f"request {request.request_id} gave {again.ids} after {answer.ids}"
+                )
         return answer.ids
 
     async def submit_graph(self) -> None:

@@ -23,7 +23,13 @@ class Robot:
     """A bot that keeps running its work over lost answers, and repeats a request until it is answered."""
 
     def __init__(
-        self, name: str, client: Client, history: History, rng: random.Random, injected: Counter[str], liar: bool
+        self,
+        name: str,
+        client: Client,
+        history: History,
+        rng: random.Random,
+        injected: Counter[str],
+        liar: bool,
     ) -> None:
         self.name = name
         self.history = history
@@ -74,7 +80,9 @@ class Robot:
             self._ends_at = {a: at for a, at in self._ends_at.items() if a in self.bot.running}
             soonest = min(self._ends_at.values(), default=float("inf"))
             wait_s = max(0.0, min(HELD_S, soonest - trio.current_time()))
-            self._asked = self._lies(self.bot.request(None, wait_s)) if self._lying else self.bot.request(None, wait_s)
+            self._asked = (
+                self._lies(self.bot.request(None, wait_s)) if self._lying else self.bot.request(None, wait_s)
+            )
         request = self._asked
         answer = await self.bot.client.sync(self.bot.session, request)
         self._asked = None
@@ -88,7 +96,7 @@ class Robot:
         for order in answer.orders:
             if order.kind == "stop" and order.attempt in {*self.bot.running, *self.bot.queued}:
                 started = order.attempt in self.bot.running
-                self._end(order.attempt, None if started else None, canceled=not started)
+                self._end(order.attempt, None, canceled=not started)
 
     def _work(self) -> None:
         """Starts what was offered, ends what is over."""
@@ -139,7 +147,10 @@ class Robot:
         self.history.lies.update(others)
         lies = [m.FinishedAttempt(attempt=a, ok=True, exit_code=LIE) for a in others]
         lies += [m.FinishedAttempt(attempt=a, ok=False, exit_code=DOUBLE) for a in mine]
-        output = [m.OutputPiece(attempt=a, stream="stdout", offset=0, data=b"a lie\n" * 30) for a in (*others, *mine)]
+        output = [
+            m.OutputPiece(attempt=a, stream="stdout", offset=0, data=b"a lie\n" * 30)
+            for a in (*others, *mine)
+        ]
         request.finished = [*request.finished, *lies]
         request.output = [*request.output, *output]
         request.running = [*request.running, *others[:1]]
@@ -148,7 +159,9 @@ class Robot:
     async def _misfortune(self) -> bool:
         """Perhaps something happens to the bot itself; returns whether it still has a session."""
         rng = self.rng
-        kind = rng.choices(("", "silent", "crash", "other key", "restart", "goodbye"), (40, 1, 1, 1, 1, 0.5))[0]
+        kind = rng.choices(("", "silent", "crash", "other key", "restart", "goodbye"), (40, 1, 1, 1, 1, 0.5))[
+            0
+        ]
         if not kind:
             return True
         self._injected[f"bot: {kind}"] += 1

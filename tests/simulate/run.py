@@ -19,6 +19,7 @@ import trio.testing
 
 from swarmd.client import Client
 from swarmd.core.ids import from_text
+from swarmd.core.model import TaskState
 from swarmd.store.check import check_file
 from swarmd.testing.clock import install_hold
 
@@ -32,7 +33,9 @@ from .verify import verify
 
 FEWEST_TASKS, MOST_TASKS = 30, 200
 MAX_VIRTUAL_S = 48 * 3600.0
-SETTLE_S = 6 * 3600.0  # everything accepted is final by then: no limit or expiration of a task is above 20 min
+SETTLE_S = (
+    6 * 3600.0
+)  # everything accepted is final by then: no limit or expiration of a task is above 20 min
 QUIET_S = 400.0  # the slowest replay, delay or silence is over
 
 
@@ -170,7 +173,9 @@ class _Run:
             async with trio.open_nursery() as working:
                 for number in range(people):
                     client = sim_client(self.net, self.rng.choice((0.0, 10.0, 60.0)))
-                    person = Person(f"p{number}", client, self.lab, self.history, self._rng(), tasks // people)
+                    person = Person(
+                        f"p{number}", client, self.lab, self.history, self._rng(), tasks // people
+                    )
                     working.start_soon(person.work)
             chaos.cancel_scope.cancel()
         self.net.rate = 0.0
@@ -233,8 +238,8 @@ class _Run:
                     (op,),
                 ).fetchone()
             )
-            if state is None or found.ok is None:
-                self._fault(f"{id} is {found.state} by the API")
+            if state is None or found.ok is None or found.state != TaskState(state[0]).name:
+                self._fault(f"{id} is {found.state} by the API, and {state} in the file")
 
     async def _end(self) -> None:
         """The follower has caught up; the last stop is a clean one."""
@@ -251,7 +256,7 @@ class _Run:
         self.history.faults += verify(conn, self.history)
         digest = hashlib.sha256()
         for line in conn.iterdump():
-            if "INTO \"migrations\"" in line:
+            if 'INTO "migrations"' in line:
                 continue  # it tells the real time
             digest.update(line.encode("utf-8", "surrogateescape"))
         report.digest = digest.hexdigest()

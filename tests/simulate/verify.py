@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -65,7 +66,9 @@ def _cancels(conn: sqlite3.Connection, history: History) -> Iterator[str]:
     rows = queries.ops_by_id(conn, sorted(id for id in wanted if id is not None))  # type: ignore[misc]
     ended = {
         op: made_at(id)
-        for id, op in conn.execute("SELECT id, op FROM events WHERE kind = 'task' AND state >= 10 ORDER BY id")
+        for id, op in conn.execute(
+            "SELECT id, op FROM events WHERE kind = 'task' AND state >= 10 ORDER BY id"
+        )
     }
     for canceled in history.cancels:
         for text, state in canceled.finals.items():
@@ -89,7 +92,9 @@ def _cancels(conn: sqlite3.Connection, history: History) -> Iterator[str]:
 
 
 def _attempts(conn: sqlite3.Connection, history: History) -> Iterator[str]:
-    for id, state, raw, streams in conn.execute("SELECT id, state, outcome, streams FROM attempts ORDER BY id"):
+    for id, state, raw, streams in conn.execute(
+        "SELECT id, state, outcome, streams FROM attempts ORDER BY id"
+    ):
         text = to_text(id)
         told = history.told.get(text)
         outcome = msgspec.json.decode(raw, type=Outcome) if raw is not None else None
@@ -106,7 +111,9 @@ def _attempts(conn: sqlite3.Connection, history: History) -> Iterator[str]:
         if outcome.exit_code is not None and (outcome.ok, outcome.exit_code, outcome.canceled) not in said:
             yield f"attempt {text} has the outcome {outcome}, its bot said {said}"
         if told is not None:
-            whole = told.whole and outcome.exit_code is not None  # else a stop ran out before its bot reported
+            whole = (
+                told.whole and outcome.exit_code is not None
+            )  # else a stop ran out before its bot reported
             yield from _output(conn, id, dict(msgspec.json.decode(streams)), told.output, whole)
 
 
@@ -144,7 +151,10 @@ def _events(conn: sqlite3.Connection, history: History) -> Iterator[str]:
         elif finals != [TaskState(state)] or told[-1:] != finals:
             yield f"{to_text(op)} is {TaskState(state).name}, its history tells {[s.name for s in told]}"
         elif op not in shared:
-            for before, after in zip(told, told[1:], strict=False):
+            for before, after in pairwise(told):
                 # An attempt whose end is reported before its start is told by its end alone.
-                if (before, after) not in TASK_STEPS and (before, after) != (TaskState.PENDING, TaskState.PENDING):
+                if (before, after) not in TASK_STEPS and (before, after) != (
+                    TaskState.PENDING,
+                    TaskState.PENDING,
+                ):
                     yield f"{to_text(op)} stepped from {before.name} to {after.name} in {[s.name for s in told]}"
