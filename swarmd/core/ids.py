@@ -26,22 +26,35 @@ class IdSource:
         return id
 
 
+_PAIRS = [a + b for a in ALPHABET for b in ALPHABET]  # two characters hold ten bits
+_PAIR_VALUES = {pair: n for n, pair in enumerate(_PAIRS)}
+
+
 def to_text(id: int) -> str:
     """The text form of an id: 13 characters of base 32; texts sort as the ids do."""
     assert 0 <= id <= MAX_ID
-    return "".join([ALPHABET[(id >> shift) & 31] for shift in range(60, -1, -5)])
+    pairs = _PAIRS
+    return (
+        ALPHABET[id >> 60]
+        + pairs[id >> 50 & 1023]
+        + pairs[id >> 40 & 1023]
+        + pairs[id >> 30 & 1023]
+        + pairs[id >> 20 & 1023]
+        + pairs[id >> 10 & 1023]
+        + pairs[id & 1023]
+    )
 
 
 def from_text(text: str) -> int | None:
-    """The id of a text form, or None when it is not one."""
+    """The id of a text form, in either case, or None when it is not one."""
     if len(text) != TEXT_LENGTH:
         return None
-    id = 0
-    for character in text:
-        value = _VALUES.get(character)
-        if value is None:
-            return None
-        id = id << 5 | value
+    try:
+        id = _VALUES[text[0]]
+        for start in range(1, TEXT_LENGTH, 2):
+            id = id << 10 | _PAIR_VALUES[text[start : start + 2]]
+    except KeyError:
+        return from_text(text.lower()) if text.isascii() and text != text.lower() else None
     return id if id <= MAX_ID else None
 
 

@@ -23,6 +23,7 @@ MAX_UNCOMMITTED_BYTES = 64 << 20  # of `submit_bytes`; above it callers wait, so
 MAX_BULK_BYTES = (
     8 << 20
 )  # of `submit_bytes` in one transaction (at least one function): bounds how long a commit takes
+GATHER_TICKS = 3  # turns of the loop before a batch is taken: whom the change woke brings its own along
 RETRY_S = 1.0  # how often a batch is tried again while the disk is full
 
 Job = Callable[[sqlite3.Connection], object]
@@ -243,6 +244,8 @@ class Writer:
                         break
                     await self._wake.wait()
                 self._wake = trio.Event()
+                for _ in range(GATHER_TICKS):
+                    await trio.lowlevel.checkpoint()
                 if self._gate is not None:
                     await self._gate.wait()
                 if (taken := self._take()) is not None:
