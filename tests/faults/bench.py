@@ -284,7 +284,8 @@ async def _put(b: Bench, client: Client) -> object:
 
 
 async def _put_effect(b: Bench) -> str:
-    rows = await b.rows("SELECT complete, size FROM blobs")
+    # What a cut-off or doubled upload left behind is being removed, or is removed at the next start.
+    rows = await b.rows("SELECT complete, size FROM blobs WHERE complete = 1")
     return EVERYTHING if rows == [(1, 4_000)] else NOTHING if not rows else str(rows)
 
 

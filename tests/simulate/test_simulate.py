@@ -23,7 +23,7 @@ def replay(report: Report) -> str:
 
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_no_promise_is_broken_whatever_goes_wrong(group, tmp_path):
-    """Each promise of docs/architecture.md, "Promises", under faults on every edge."""
+    """Each promise of README.md ("Promises"), under faults on every edge."""
     for seed in range(FIRST_SEED + group, FIRST_SEED + SEEDS, GROUPS):
         folder = tmp_path / str(seed)
         folder.mkdir()
