@@ -33,10 +33,16 @@ class Process:
         return (int(fields[11]) + int(fields[12])) / TICK
 
     def memory_mib(self) -> float:
+        return self._status("VmRSS:")
+
+    def peak_mib(self) -> float:
+        return self._status("VmHWM:")
+
+    def _status(self, name: str) -> float:
         for line in Path(f"/proc/{self.popen.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
-        raise ValueError("no VmRSS")
+        raise ValueError(f"no {name}")
 
     def end(self) -> None:
         if self.popen.poll() is None:
