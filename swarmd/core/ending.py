@@ -40,7 +40,7 @@ class Ending(Placing):
 
     def __init__(self, settings: Settings, now: float, last_id: int = 0) -> None:
         super().__init__(settings, now, last_id)
-        self._done: deque[tuple[OpId, bool, GraphId]] = deque()
+        self._done: deque[tuple[OpId, bool, bool, GraphId]] = deque()  # op, ok, failed, graph
         self._following = False
 
     # ------------------------------------------------------------- attempts
@@ -157,7 +157,9 @@ class Ending(Placing):
         self.tell_state(now, task, attempt, outcome.reason)
         self._forget(task)
         for op in self.ops_of(task):
-            self._done.append((op, ok, task.graph if task.ops is None else task.ops[op].graph))
+            graph = task.graph if task.ops is None else task.ops[op].graph
+            # What was skipped did not fail: either something before it did, or it was not needed.
+            self._done.append((op, ok, not ok and state is not TaskState.SKIPPED, graph))
             self.joined.pop(op, None)
         self._follow(now)
 
@@ -183,7 +185,7 @@ class Ending(Placing):
     # ------------------------------------------------------------- what follows
 
     def op_is_done(self, now: float, op: OpId, ok: bool, graph: GraphId) -> None:
-        self._done.append((op, ok, graph))
+        self._done.append((op, ok, not ok, graph))
         self._follow(now)
 
     def _follow(self, now: float) -> None:
@@ -192,13 +194,13 @@ class Ending(Placing):
         self._following = True
         try:
             while self._done:
-                op, ok, graph_id = self._done.popleft()
+                op, ok, failed, graph_id = self._done.popleft()
                 for task_id in self.dependents.pop(op, ()):
                     self._dependency_done(now, self.tasks[task_id], op, ok)
                 for child in sorted(self.children.pop(op, ())):
                     self.withdraw(now, child, "its parent ended", kill=True)
                 if graph_id != NO_GRAPH:
-                    self._graph_op_done(now, self.graphs[graph_id], op, ok)
+                    self._graph_op_done(now, self.graphs[graph_id], op, failed)
         finally:
             self._following = False
 
@@ -363,10 +365,10 @@ class Ending(Placing):
 
     # ------------------------------------------------------------- graphs
 
-    def _graph_op_done(self, now: float, graph: Graph, op: OpId, ok: bool) -> None:
+    def _graph_op_done(self, now: float, graph: Graph, op: OpId, failed: bool) -> None:
         graph.alive.discard(op)
         graph.touched_at = now
-        if not ok:
+        if failed:
             graph.failed += 1
         self.touch_graph(graph)
         self.graph_maybe_done(now, graph)

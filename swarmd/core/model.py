@@ -512,4 +512,4 @@ class Graph:
         self.closed_at = 0.0
         self.alive: set[OpId] = set()  # operations that are not final
         self.doomed: set[TaskId] = set()  # blocked for good, unless the graph changes while it is open
-        self.failed = 0  # operations that did not end ok
+        self.failed = 0  # operations that ended neither ok nor SKIPPED

@@ -93,10 +93,11 @@ async def serve_config(
     """The whole daemon. `say` gets the line `swarmd ready …`. Raises what is worth a sentence."""
     raise_open_files_limit()
     unix = Path(config.unix) if config.unix else None
-    async with trio_asyncio.open_loop():
-        backend = await open_backend(Path(config.db), durability=config.durability, migrations=MIGRATIONS)
-        try:
-            listeners = await open_listeners(config.addresses, unix)
+    # First the addresses: a daemon that cannot listen makes no file. Who calls meanwhile waits in the listener's queue.
+    listeners = await open_listeners(config.addresses, unix)
+    try:
+        async with trio_asyncio.open_loop():
+            backend = await open_backend(Path(config.db), durability=config.durability, migrations=MIGRATIONS)
             try:
                 daemon = await open_daemon(config, backend)
                 gc.collect()
@@ -104,13 +105,13 @@ async def serve_config(
                 gc.set_threshold(50_000, 20, 50)
                 await _live(config, backend, daemon, listeners, reload, say)
             finally:
-                for listener in listeners:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                        await listener.aclose()
-                if unix is not None:
-                    remove_unix_socket(unix)
-        finally:
-            await backend.close()
+                await backend.close()
+    finally:
+        for listener in listeners:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await listener.aclose()
+        if unix is not None:
+            remove_unix_socket(unix)
 
 
 async def _live(

@@ -98,6 +98,7 @@ async def test_cancel_and_retry_by_filter(autojump_clock, tmp_path):
         offer = await bot.run_one()
         answer = await world.client.cancel(tag="night", kill=False)
         assert (answer.matched, answer.changed) == (4, 3)  # not the one that runs
+        assert set(answer.ids) == set(ids) - {offer.task}
         answer = await world.client.cancel(tag="night")
         assert (answer.matched, answer.changed) == (1, 1)
         answer = await bot.sync()

@@ -225,3 +225,16 @@ def test_a_circle_is_refused() -> None:
             world.set_after(a, on)
         assert refused.value.code == "cycle"
     assert world.states(a, b, c) == ["PENDING", "BLOCKED", "BLOCKED"]
+
+
+@pytest.mark.parametrize(("outcome", "ok"), [(OK, True), (FAILED, False)])
+def test_a_step_that_was_not_needed_does_not_make_a_graph_failed(outcome: Outcome, ok: bool) -> None:
+    world = World()
+    graph = world.graph(is_open=True)
+    world.submit_all([spec(), spec(after=[failed(0)])], graph)
+    world.engine.close_graph(world.now, graph)
+    bot = world.bot()
+    bot.finish(bot.take(), outcome)
+    if not ok:
+        bot.finish(bot.take())
+    assert graph.id not in world.engine.graphs and (graph.failed == 0) == ok

@@ -248,6 +248,7 @@ def test_a_port_in_use_is_named(tmp_path, capsys):
         code = main(["serve", "--listen", address, "--db", str(tmp_path / "a.db")])
         said = capsys.readouterr().err
     assert code == 1 and address in said
+    assert list(tmp_path.iterdir()) == []  # a daemon that cannot listen makes no file
 
 
 SETTINGS = {

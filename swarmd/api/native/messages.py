@@ -298,7 +298,7 @@ class RetryRequest(Request):
 
 
 class BulkAnswer(Answer):
-    """`matched`: how many; `changed`: the ids that were acted on (for retry: `ids` are the new ones)."""
+    """How many matched and how many were changed; `ids` are those changed (for retry: the new ones)."""
 
     matched: int
     changed: int

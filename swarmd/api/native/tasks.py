@@ -162,13 +162,11 @@ class TaskHandlers:
             wanted = msgspec.structs.replace(wanted, states=alive)
         ids = await self.daemon.read(lambda conn: queries.matching_ops(conn, wanted, MAX_BULK))
         self._all_known(wanted, ids)
-        changed = 0
         reason = body.reason or "canceled by its submitter"
         with self.daemon.step() as (engine, now):
-            for id in ids:
-                changed += engine.withdraw(now, OpId(id), reason, body.kill)
+            changed = [id for id in ids if engine.withdraw(now, OpId(id), reason, body.kill)]
         await self.daemon.settled()
-        return m.BulkAnswer(matched=len(ids), changed=changed, ids=[to_text(id) for id in ids])
+        return m.BulkAnswer(matched=len(ids), changed=len(changed), ids=[to_text(id) for id in changed])
 
     async def retry_tasks(self, call: Call) -> Reply:
         body: m.RetryRequest = call.body
