@@ -3,8 +3,8 @@
 #
 #   SWARMD_URL=http://127.0.0.1:8710 sh examples/sweep.sh
 #
-# One call submits the whole array, one id a line. --sameness and --share make a finished result answer at
-# once when the sweep is started again.
+# One call submits the whole array, one id a line; each task finds its number in SWARMD_INDEX. Started again, the
+# sweep runs everything again.
 set -eu
 
 ids=$(swarmd submit --array 1-5 --name square --tag sweep -- sh -c 'echo $((SWARMD_INDEX * SWARMD_INDEX))')

@@ -1,4 +1,6 @@
-"""A bot in 60 lines, with nothing but the standard library: runs commands, sends their output, reports.
+"""A bot with nothing but the standard library: runs commands, sends their output, reports.
+
+It has at most 60 lines of code without blank lines and comments.
 
     python examples/tiny_bot.py http://127.0.0.1:8710 tiny-1
 

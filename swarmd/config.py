@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 DEFAULT_LISTEN = "127.0.0.1:8710"
 DEFAULT_DB = "./swarmd.db"
 MAX_CONFIG_BYTES = 1 << 20
+KINDS = {  # the types of settings, the outer one of two first
+    list: "a list of texts",
+    str: "a text",
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -70,15 +78,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def networks(self) -> list[Network]:
         """Raises `ConfigError`."""
-        found = []
-        for text in self.allow_network:
-            try:
-                found.append(ipaddress.ip_network(text))
-            except ValueError as error:
-                raise ConfigError(
-                    f"allow_network {text!r} is not a network: {error}", "write it as 10.1.0.0/16"
-                ) from None
-        return found
+        return [parse_network(text) for text in self.allow_network]
 
     def check_exposure(self) -> None:
         """Raises `ConfigError` when an address that others can reach is not protected."""
@@ -121,6 +121,19 @@ def parse_address(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+def parse_network(text: str) -> Network:
+    """`10.1.0.0/16`, or one address. Raises `ConfigError`, which names the network around an address in it."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        message = f"allow_network {text!r} is not a network: {error}"
+    try:
+        around = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(message, "write it as 10.1.0.0/16") from None
+    raise ConfigError(message, f"write {around}")
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, checked for their names and types. Raises `ConfigError`."""
     try:
@@ -145,6 +158,27 @@ def read_file(path: Path) -> dict[str, Any]:
     return found
 
 
+def expected(key: str) -> str:
+    """What the value of a setting is, in words: "a number", "one of text, json"."""
+    hint: Any = get_type_hints(Config)[key]
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    for kind, words in KINDS.items():
+        if kind in (hint, get_origin(hint), *get_args(hint)):
+            return words
+    raise AssertionError(f"no words for the type of {key}")
+
+
+def wrong_type(source: str, reason: str) -> ConfigError:
+    """The error for a value that msgspec refused with `reason`; `source` is the file that it stands in."""
+    found = re.fullmatch(r"(.+?) - at `\$\.(\w+).*`", reason)
+    assert found is not None and found[2] in Config.__struct_fields__, reason
+    return ConfigError(
+        f"{source}: {found[2]} must be {expected(found[2])} ",
+        "docs/operating.md describes each setting",
+    )
+
+
 def config_of(options: ServeOptions) -> Config:
     """The settings that `serve` runs with. Raises `ConfigError`."""
     merged: dict[str, Any] = read_file(Path(options.config)) if options.config else {}
@@ -158,9 +192,7 @@ def config_of(options: ServeOptions) -> Config:
     try:
         config = msgspec.convert(merged, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"a setting has the wrong type: {error}", "see docs/operating.md for each setting"
-        ) from None
+        raise wrong_type(options.config or "the command line", str(error)) from None
     config.check_exposure()
     _ = config.networks
     return config

@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")))
 SOURCES = sorted((ROOT / "swarmd").rglob("*.py"))
 # Documents that are written beside this one.
-ELSEWHERE = {"docs/benchmarks.md", "docs/errors.md"}
+ELSEWHERE: set[str] = set()
 FIRST = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/swarmd demo"
 SECOND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest"
 

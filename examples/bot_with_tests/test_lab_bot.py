@@ -1,6 +1,6 @@
 """The tests of lab_bot.py: each has a whole daemon, `swarmd`, in its nursery. Hours pass at once.
 
-pip install swarmd pytest pytest-trio, then: pytest
+pip install /path/to/swarmd pytest pytest-trio, then: pytest
 """
 
 import sys

@@ -2,6 +2,9 @@
 
 The first SIGTERM or SIGINT: nothing more is taken, what waits for a slot is given back, what runs may finish. The
 second: what runs is stopped with its grace. The third: it is killed at once.
+
+Work that nobody has heard of yet is not thrown away: after the first signal the bot waits without limit for a daemon
+that is away, and says so at once and then each minute.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import random
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,8 +50,11 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 CLOSE_S = 5.0  # for the goodbye to the daemon
 DELIVER_S = 15.0  # for the last reports, after a person stopped the bot
+LOOK_S = 1.0  # between looks at what a bot that leaves is waiting for
+TELL_S = 60.0  # between lines of the log about it
 DEFAULT_CACHE_MIB = 4_096
 DEFAULT_OUTPUT_MIB = 1_024
+TOKEN_VARIABLE = "SWARMD_TOKEN_FILE"
 BOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 
@@ -91,6 +98,7 @@ class Bot:
         self._attempts = Attempts(around, self._folders, runner, wire, cache, self.outputs, rng)
         self._scope = trio.CancelScope()
         self._wishes = 0
+        self._leaving = trio.Event()
 
     async def run(self) -> Ending:
         """Works until an order or a person ends it."""
@@ -99,6 +107,7 @@ class Bot:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.outputs.run)
                 nursery.start_soon(self._give_back_excess)
+                nursery.start_soon(self._tell_what_is_waited_for)
                 for _ in range(self.config.slots):
                     nursery.start_soon(self._work_slot)
                 try:
@@ -124,6 +133,7 @@ class Bot:
         running = self.slots.running.values()
         events.info("bot.leaving", wish=self._wishes, running=len(running))
         self.talk.leave()
+        self._leaving.set()
         if self._wishes == 2:
             for held in running:
                 held.stop.request(BY_A_PERSON)
@@ -135,6 +145,23 @@ class Bot:
         """From the moment when nothing runs any more, the last reports have DELIVER_S to get through."""
         if self._wishes >= 2 and not self.slots.running:
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + DELIVER_S)
+
+    async def _tell_what_is_waited_for(self) -> None:
+        """A bot that leaves and cannot report says so at once, then every TELL_S."""
+        await self._leaving.wait()
+        while True:
+            if not self.slots.reports or not self.talk.is_cut_off:
+                await trio.sleep(LOOK_S)
+                continue
+            events.warning(
+                "bot.waits_to_report",
+                unreported=len(self.slots.reports),
+                server=self.config.url,
+                hint="a further SIGTERM stops running work, a third one gives up"
+                if self._wishes == 1
+                else "a further SIGTERM gives up",
+            )
+            await trio.sleep(TELL_S)
 
     async def _give_back_excess(self) -> None:
         while True:
@@ -179,7 +206,8 @@ async def run_bot(
 def run_bot_from_options(options: BotOptions) -> int:
     """`swarmd bot`: runs until an order or a signal ends it; gives the exit code.
 
-    0: ended as told; 1: could not work in its folder, or was killed; 2: usage; 3: the server refused it.
+    0: ended as told; 1: could not work in its folder, or was killed; 2: usage; 3: the server refused it. What keeps
+    it from starting is said on standard error, in one line.
     """
     set_up(options.log_format or "text", options.log_level or "info")
     host = socket.gethostname()
@@ -188,19 +216,25 @@ def run_bot_from_options(options: BotOptions) -> int:
         config = _config(options, name)
         wire = ClientWire(*_address(options))
     except (ValueError, BadSetting) as error:
-        events.error("bot.usage", reason=str(error))
-        return EXIT_USAGE
+        return _not_started(error, EXIT_USAGE)
     path = Path(options.work_dir) if options.work_dir else Path(f"./swarmd-bot-{name}")
     try:
         with WorkFolder(path) as folder:
             ending = trio.run(_run_with_signals, config, folder, wire)
     except WorkFolderError as error:
-        events.error("bot.work_folder", reason=str(error))
-        return EXIT_FAILED
+        return _not_started(error, EXIT_FAILED)
     if ending.restarts:
         events.info("bot.restarting", bot=name)
         replace_bot(own_command())
     return ending.exit_code
+
+
+def _not_started(error: Exception, code: int) -> int:
+    """Says why, as every command does; gives `code`."""
+    from swarmd.cli.text import one_line
+
+    print(f"swarmd: {one_line(str(error))}", file=sys.stderr)
+    return code
 
 
 async def _run_with_signals(config: BotConfig, folder: WorkFolder, wire: ClientWire) -> Ending:
@@ -229,11 +263,12 @@ def _config(options: BotOptions, name: str) -> BotConfig:
     """Raises `ValueError`, with a sentence, for options that no bot can have."""
     if not BOT_NAME.fullmatch(name):
         raise ValueError(
-            f"bot id {name!r}: 1 to 128 letters, digits, '.', '_' and '-', a letter or digit first; use --id"
+            f"{name!r} cannot be a bot's id; give --id with 1 to 128 letters, digits, '.', '_' and '-', "
+            "a letter or digit first"
         )
     slots = 1 if options.slots is None else options.slots
     if not 1 <= slots <= MAX_SLOTS:
-        raise ValueError(f"--slots {slots}: 1 to {MAX_SLOTS} expected")
+        raise ValueError(f"--slots {slots} is out of range; give 1 to {MAX_SLOTS}")
     dimensions = machine_dimensions()
     chosen: dict[str, list[str]] = {}
     for text in options.dimensions or ():
@@ -255,4 +290,9 @@ def _config(options: BotOptions, name: str) -> BotConfig:
 def _address(options: BotOptions) -> tuple[Address, str | None]:
     """Where the server is, and the token for it. Raises `BadSetting`."""
     address = parse_address(options.server) if options.server else address_from_environment()
-    return address, read_token(options.token_file) if options.token_file else token_from_environment()
+    if not options.token_file or options.token_file == os.environ.get(TOKEN_VARIABLE):
+        return address, token_from_environment()
+    try:
+        return address, read_token(options.token_file)
+    except BadSetting as error:  # the file was named by the flag: so is the remedy
+        raise BadSetting(error.message, error.remedy.replace(TOKEN_VARIABLE, "--token-file")) from None

@@ -131,6 +131,11 @@ class Conversation:
     def may_end(self) -> bool:
         return (self.wants_end or self.end_order is not None) and self._slots.is_empty
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the last try of the request that is on its way failed, or there is no session."""
+        return bool(self._failing) or not self.is_open
+
     async def run(self) -> None:
         """Talks until it may end. Raises `Denied`."""
         while not self.may_end:

@@ -74,7 +74,7 @@ class WorkFolder:
             os.close(self._lock)
             if isinstance(error, OSError):
                 raise WorkFolderError(
-                    f"work folder {self.path} cannot be written: {error.strerror}"
+                    f"work folder {self.path} cannot be written: {error.strerror}; choose another with --work-dir"
                 ) from None
             raise
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 OK, FAILED, USAGE, UNREACHABLE, TIMED_OUT, NO_CODE, INTERRUPTED = 0, 1, 2, 3, 124, 125, 130
+
+WRITE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,10 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from swarmd.cli.group import swarmd
 
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
+    if sys.stdout is None:
+        if given[:1] not in (["serve"], ["bot"]):
+            return _told("standard output is closed; send it to a file, a pipe or /dev/null", FAILED)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        code = swarmd.main(
-            args=None if arguments is None else list(arguments), prog_name="swarmd", standalone_mode=False
-        )
+        code = swarmd.main(args=given, prog_name="swarmd", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else OK
     except BaseException as error:
@@ -29,9 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _alone(error: BaseException) -> BaseException:
-    """The one error inside nested groups of one; else `error` itself."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    """The one error inside nested groups of one, or of errors of one kind only; else `error` itself."""
+    while isinstance(error, BaseExceptionGroup):
+        first, *others = error.exceptions
+        if any(type(_alone(other)) is not type(_alone(first)) for other in others):
+            break
+        error = first
     return error
 
 
@@ -49,12 +60,13 @@ def _code_of(error: BaseException) -> int | None:
         return _told(error.format_message(), FAILED)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output has left (`swarmd tasks | head`): Python must not try to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    if isinstance(error, OSError) and error.filename is not None:
-        return _told(f"{error.filename}: {error.strerror}", FAILED)
+    if isinstance(error, OSError):
+        is_output, where = _give_up_output(), error.filename
+        if isinstance(error, BrokenPipeError):  # the reader has left, as in `swarmd tasks | head`
+            return FAILED
+        if where is None and not is_output and error.errno not in WRITE_FAULTS:
+            return None
+        return _told(f"{where or 'the output cannot be written'}: {error.strerror or error}", FAILED)
     # Whoever raised one of these has imported its module; the others need not be loaded.
     client = sys.modules.get("swarmd.client.errors")
     if client is not None and isinstance(error, client.ClientError):
@@ -70,8 +82,25 @@ def _code_of(error: BaseException) -> int | None:
     return None
 
 
+def _give_up_output() -> bool:
+    """Whether standard output or standard error takes no more; then Python's flush at exit goes nowhere."""
+    found = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # what could not be written is still in its buffer
+            found = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return found
+
+
 def _told(sentence: str, code: int) -> int:
     from swarmd.cli.text import one_line
 
-    print(f"swarmd: {one_line(sentence)}", file=sys.stderr)
+    try:
+        print(f"swarmd: {one_line(sentence)}", file=sys.stderr)
+    except OSError:  # standard error is as closed or full as standard output
+        _give_up_output()
     return code

@@ -24,6 +24,9 @@ def command(file: str, server: str | None, as_json: bool) -> int:
     """Write a consistent copy of the daemon's database to FILE, which must not be there yet."""
     if os.path.lexists(file):
         raise click.ClickException(f"{file} is there already; give another name")
+    folder = os.path.dirname(os.path.abspath(file))
+    if not os.path.isdir(folder):
+        raise click.ClickException(f"there is no folder {folder}; make it, or give another path")
 
     async def work(client: Client) -> int:
         from swarmd.cli.table import print_json, size_text
@@ -69,7 +72,10 @@ def _new_beside(path: str) -> tuple[BinaryIO, str]:
     """A new file that only its owner can read, in the folder of `path`, and its name."""
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise click.ClickException(f"no file can be made in the folder {folder}: {error.strerror}") from None
     return open(descriptor, "wb"), temporary
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from swarmd.cli.options import BotOptions
-from swarmd.cli.spans import Pair
+from swarmd.cli.spans import WORD, Pair
 
 
 # SWARMD_BOT_ID is set for every task: a bot that a task starts must not take the name of the bot that
@@ -22,6 +22,7 @@ from swarmd.cli.spans import Pair
 )
 @click.option(
     "--id",
+    type=WORD,
     metavar="ID",
     allow_from_autoenv=False,
     help="The bot's name, unique in the lab.  [default: the host's name]",

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from swarmd.api.native.messages import BotInfo, BotOrderRequest
     from swarmd.client import Client
 
+# What each bot says of its machine without being told.
+FOUND_OUT = {"os", "cpu", "cores", "hostname", "python", "kernel", "memory_gib", "id", "feature"}
+
 
 @click.command("bots")
 @click.argument("id", required=False)
@@ -21,7 +24,7 @@ def command(id: str | None, server: str | None, as_json: bool) -> int:
     """List all bots, or show the bot ID."""
 
     async def work(client: Client) -> int:
-        from swarmd.cli.table import age, dimensions_text, print_json, print_table
+        from swarmd.cli.table import age, print_json, print_table
 
         if id is not None:
             print_bot(await client.bot(id), as_json)
@@ -38,7 +41,7 @@ def command(id: str | None, server: str | None, as_json: bool) -> int:
                     f"{len(b.running)}/{b.slots}",
                     age(b.last_seen_at),
                     b.protocol,
-                    dimensions_text(b.dimensions),
+                    " ".join(text for text in bot_dimensions(b.dimensions) if text[:8] != "feature="),
                 )
                 for b in bots
             ]
@@ -50,9 +53,20 @@ def command(id: str | None, server: str | None, as_json: bool) -> int:
     return with_client(server, work)
 
 
+def bot_dimensions(dimensions: dict[str, list[str]]) -> list[str]:
+    """`gpu=a,b` for each dimension: first those that its owner gave, then those that each bot finds out."""
+    from swarmd.cli.table import dimensions_text
+
+    return [dimensions_text({key: dimensions[key]}) for key in sorted(dimensions, key=_found_out_last)]
+
+
+def _found_out_last(key: str) -> tuple[bool, str]:
+    return key in FOUND_OUT, key
+
+
 def print_bot(bot: BotInfo, as_json: bool) -> None:
     """One bot, as facts or as JSON."""
-    from swarmd.cli.table import dimensions_text, print_facts, print_json
+    from swarmd.cli.table import print_facts, print_json
 
     if as_json:
         print_json(bot)
@@ -66,7 +80,7 @@ def print_bot(bot: BotInfo, as_json: bool) -> None:
             ("order", bot.order),
             ("slots", f"{len(bot.running)} of {bot.slots} busy"),
             ("running", " ".join(bot.running)),
-            ("dimensions", dimensions_text(bot.dimensions)),
+            *(("" if n else "dimensions", text) for n, text in enumerate(bot_dimensions(bot.dimensions))),
             ("protocol", bot.protocol),
             ("version", bot.version),
             ("first seen", bot.first_seen_at),
@@ -79,7 +93,16 @@ def give_order(server: str | None, bot: str, order: BotOrderRequest, as_json: bo
     """Tells the daemon what a bot shall do, and prints the bot."""
 
     async def work(client: Client) -> int:
-        print_bot(await client.order_bot(bot, order), as_json)
+        from swarmd.client import ApiError
+
+        try:
+            found = await client.order_bot(bot, order)
+        except ApiError as error:
+            if error.code != "bot_dead":
+                raise
+            remedy = f"{error.remedy}, or forget it with: swarmd delete-bot {bot}"
+            raise click.ClickException(f"{error.message}; {remedy}") from None
+        print_bot(found, as_json)
         return OK
 
     return with_client(server, work)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swarmd.cli import OK
-from swarmd.cli.remote import UNFINISHED, client_command, filter_fields, filter_options, read_ids, with_client
+from swarmd.cli.remote import (
+    UNFINISHED,
+    check_ids,
+    client_command,
+    filter_fields,
+    filter_options,
+    read_ids,
+    with_client,
+)
 
 if TYPE_CHECKING:
     from swarmd.client import Client
@@ -36,6 +44,7 @@ def command(
     given, fields = read_ids(ids), filter_fields(values)
     if sum((bool(given), bool(fields), everything)) != 1:
         raise click.UsageError("which tasks? Give ids, or options such as --tag or --graph, or --all")
+    check_ids(given)
     if everything:
         _ask(yes)
         fields = {"states": list(UNFINISHED)}

@@ -72,6 +72,10 @@ def print_event(event: EventInfo, as_json: bool) -> None:
     else:
         named = (("task", event.op), ("attempt", event.attempt), ("bot", event.bot), ("graph", event.graph))
         facts = [f"{name}={value}" for name, value in (*named, ("state", event.state)) if value]
-        facts += [f"{name}={value}" for name, value in event.detail.items()]
+        facts += [f"{name}={_word(value)}" for name, value in event.detail.items() if value is not None]
         print(one_line(f"{event.at}  {event.kind}  {' '.join(facts)}"))
     sys.stdout.flush()
+
+
+def _word(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value

@@ -27,7 +27,10 @@ def command(id: str, server: str | None, as_json: bool) -> int:
         if as_json:
             print_json(answer)
         else:
-            print(f"{answer.state}: {one_line(answer.sentence)}")
+            again = f"it is {answer.state}"  # as sentences about ended tasks begin
+            about = answer.sentence.removeprefix(again)
+            colon = ": " if about == answer.sentence else ""
+            print(f"{answer.state}{colon}{one_line(about)}")
         return OK
 
     return with_client(server, work)

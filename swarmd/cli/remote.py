@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from swarmd.cli.spans import WORD
+
 if TYPE_CHECKING:
     from swarmd.client import Client
 
@@ -28,14 +30,22 @@ def client_command(function: Function) -> Function:
     )(function)
 
 
-def with_client(server: str | None, work: Callable[[Client], Awaitable[int]]) -> int:
-    """Runs `work` with a client of `server` and gives the exit code that it returns."""
+def with_client(
+    server: str | None, work: Callable[[Client], Awaitable[int]], patience_s: float | None = None
+) -> int:
+    """Runs `work` with a client of `server` and gives the exit code that it returns.
+
+    `patience_s`: for how long calls are repeated when the daemon goes away; by default the client's own.
+    """
     import trio
 
     from swarmd.client import open_client
+    from swarmd.client.calls import PATIENCE_S
 
     async def run() -> int:
-        async with open_client(server or None) as client:
+        async with open_client(
+            server or None, patience_s=PATIENCE_S if patience_s is None else patience_s
+        ) as client:
             return await work(client)
 
     return trio.run(run)
@@ -64,11 +74,11 @@ class StateList(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no 
 
 
 FILTER_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--bot", metavar="BOT", help="Those whose newest attempt is on this bot."),
-    click.option("--graph", metavar="ID", help="Those of this graph."),
-    click.option("--name", metavar="NAME", help="Those of exactly this name."),
-    click.option("--tag", metavar="TAG", help="Those that carry this tag."),
-    click.option("--pool", metavar="POOL", help="Those of this pool."),
+    click.option("--bot", type=WORD, metavar="BOT", help="Those whose newest attempt is on this bot."),
+    click.option("--graph", type=WORD, metavar="ID", help="Those of this graph."),
+    click.option("--name", type=WORD, metavar="NAME", help="Those of exactly this name."),
+    click.option("--tag", type=WORD, metavar="TAG", help="Those that carry this tag."),
+    click.option("--pool", type=WORD, metavar="POOL", help="Those of this pool."),
     click.option(
         "--state",
         "states",
@@ -105,3 +115,15 @@ def read_ids(ids: tuple[str, ...]) -> list[str]:
     for id in ids:
         given += sys.stdin.read().split() if id == "-" else [id]
     return given
+
+
+def check_ids(ids: list[str]) -> None:
+    """Raises `click.ClickException`, in the daemon's words for one unknown task, for a text that is no id."""
+    from swarmd.core.ids import from_text
+
+    for id in ids:
+        if from_text(id) is None:
+            raise click.ClickException(
+                f"there is no task {id[:40]!r}: ids have 13 characters of base 32; "
+                "give an id as the daemon gave it"
+            )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swarmd.cli import OK
-from swarmd.cli.remote import client_command, filter_fields, filter_options, read_ids, with_client
+from swarmd.cli.remote import (
+    check_ids,
+    client_command,
+    filter_fields,
+    filter_options,
+    read_ids,
+    with_client,
+)
 
 if TYPE_CHECKING:
     from swarmd.client import Client
@@ -28,6 +35,7 @@ def command(
         fields["failed"] = True
     if bool(given) == bool(fields):
         raise click.UsageError("which tasks? Give ids, or --failed, or options such as --tag or --graph")
+    check_ids(given)
 
     async def work(client: Client) -> int:
         from swarmd.cli.run import say

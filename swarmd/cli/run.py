@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import click
 
 from swarmd.cli import INTERRUPTED, NO_CODE, OK, TIMED_OUT
 from swarmd.cli.remote import client_command, with_client
-from swarmd.cli.task_options import task_from, task_options, upload_inputs
+from swarmd.cli.task_options import DashesFirst, task_from, task_options, upload_inputs
 
 if TYPE_CHECKING:
     import trio
@@ -17,19 +19,22 @@ if TYPE_CHECKING:
     from swarmd.api.native.messages import TaskInfo, TaskRequest
     from swarmd.client import Client
 
+READER_LOOK_S = 0.25  # between looks at whether our output still has a reader
 
-@click.command("run")
+
+@click.command("run", cls=DashesFirst)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND…")
 @task_options
 @client_command
 def command(argv: tuple[str, ...], server: str | None, as_json: bool, **values: Any) -> int:
     """Run COMMAND on a bot, follow its output, and end with its exit code.
 
-    Ctrl-C cancels it and waits for its end; a second Ctrl-C leaves at once. Exit codes: the command's
+    Ctrl-C cancels it and waits for its end; a second Ctrl-C leaves at once. It is also canceled when
+    the output cannot be written any more. Exit codes: the command's
     own; 128 + n when signal n ended it; 124 when it ran into a limit; 125 when it ended without a code
     of its own.
     """
-    task = task_from(values, argv)
+    task = task_from(values, argv, "run")
     return with_client(server, lambda client: Running(client, as_json).run(task, values["inputs"]))
 
 
@@ -53,11 +58,43 @@ class Running:
         code = INTERRUPTED
         task.inputs = await upload_inputs(self._client, inputs)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals, nursery)
-                code = await self._follow(task)
-                nursery.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._obey, signals, nursery)
+                    nursery.start_soon(self._watch_reader)
+                    code = await self._follow(task)
+                    nursery.cancel_scope.cancel()
+            except* OSError:  # the output can be written no more
+                await self._cancel_unread()
+                raise
         return code
+
+    async def _watch_reader(self) -> None:
+        """Raises `BrokenPipeError` when nobody can read our output any more, also while the task is silent."""
+        import select
+
+        import trio
+
+        await self._submitted.wait()
+        try:
+            number = sys.stdout.fileno()
+        except (OSError, ValueError):  # not a file of the system
+            return
+        look = select.poll()
+        look.register(number, 0)
+        while not any(state & select.POLLERR for _, state in look.poll(0)):  # noqa: ASYNC110 (another process)
+            await trio.sleep(READER_LOOK_S)
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    async def _cancel_unread(self) -> None:
+        """As after Ctrl-C, but nobody is there who would see the end: it is not waited for."""
+        from swarmd.client import ClientError
+
+        if self._id:
+            try:
+                await self._client.cancel([self._id], reason="nobody reads its output")
+            except ClientError as error:
+                say(f"could not cancel {self._id}: {error}")
 
     async def _follow(self, task: TaskRequest) -> int:
         from swarmd.api.native.messages import SubmitRequest

@@ -10,14 +10,32 @@ import click
 UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+# The limits of `swarmd.api.native.messages`, which is too heavy to be loaded for help.
+MAX_SPAN_S = 7 * 86_400.0
+MAX_GRACE_S = 3600.0
+MAX_NAME = 256
+MAX_PRIORITY = 1_000_000
+
+
 class Span(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
-    """`90`, `90s`, `5m`, `2h`, `1d`, `1h30m`: seconds as a float."""
+    """`90`, `90s`, `5m`, `2h`, `1d`, `1h30m`: seconds as a float, at most `max_s`; 0 unless `positive`."""
 
     name = "span"
 
+    def __init__(self, max_s: float = float("inf"), positive: bool = False) -> None:
+        self.max_s = max_s
+        self.positive = positive
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, (int, float)):
-            return float(value)
+        seconds = float(value) if isinstance(value, (int, float)) else self._seconds(value, param, ctx)
+        if seconds > self.max_s:
+            most = "7d" if self.max_s == MAX_SPAN_S else f"{self.max_s / 3600:g}h"
+            self.fail(f"{value} is too long; it may be at most {most}", param, ctx)
+        if self.positive and seconds == 0:
+            self.fail(f"{value} is too short; it must be more than 0", param, ctx)
+        return seconds
+
+    def _seconds(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = value.strip().lower()
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", text)
         if not parts or "".join(number + unit for number, unit in parts) != text:
@@ -79,4 +97,31 @@ class After(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argu
         return id, condition or "succeeded"
 
 
-SPAN, RANGE, AFTER = Span(), Range(), After()
+class Word(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """A text that is not empty, of at most MAX_NAME characters."""
+
+    name = "word"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("it is empty; leave the option out, or give a value", param, ctx)
+        if len(value) > MAX_NAME:
+            self.fail(f"{len(value):,} characters are too many; it may have at most {MAX_NAME}", param, ctx)
+        return str(value)
+
+
+class IdText(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no argument
+    """The id of a task, in its text form."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from swarmd.core.ids import from_text
+
+        if from_text(value) is None:
+            self.fail(f'"{value}" is no id: ids have 13 characters of base 32', param, ctx)
+        return str(value)
+
+
+SPAN, RANGE, AFTER, WORD, ID_TEXT = Span(), Range(), After(), Word(), IdText()
+LIMIT, PAUSE, GRACE = Span(MAX_SPAN_S, positive=True), Span(MAX_SPAN_S), Span(MAX_GRACE_S)

@@ -9,15 +9,16 @@ import click
 
 from swarmd.cli import OK
 from swarmd.cli.remote import client_command, with_client
-from swarmd.cli.spans import RANGE
-from swarmd.cli.task_options import NAMES, task_from, task_options, upload_inputs
+from swarmd.cli.spans import RANGE, WORD
+from swarmd.cli.task_options import NAMES, DashesFirst, task_from, task_options, upload_inputs
+from swarmd.cli.wait import WAIT_PATIENCE_S
 
 if TYPE_CHECKING:
     from swarmd.api.native.messages import GraphAnswer, GraphRequest, SubmitAnswer, SubmitRequest
     from swarmd.client import Client
 
 
-@click.command("submit")
+@click.command("submit", cls=DashesFirst)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND…]")
 @click.option(
     "--array", type=RANGE, metavar="FIRST-LAST[:STEP]", help="One task for each number, in SWARMD_INDEX."
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--file", type=click.File("rb"), metavar="GRAPH", help="A graph as TOML or JSON instead of a command."
 )
-@click.option("--graph", metavar="ID", help="Add to this open graph.")
+@click.option("--graph", type=WORD, metavar="ID", help="Add to this open graph.")
 @click.option("--request-id", metavar="TEXT", help="The same id and tasks again give the same answer.")
 @click.option("--wait", is_flag=True, help="Wait until all have ended, and exit as `swarmd wait` does.")
 @task_options
@@ -58,6 +59,8 @@ def command(
     request: SubmitRequest | GraphRequest
     if file is not None:
         _check_alone(argv, array, each_line, graph, values)
+        from swarmd.cli.graph_file import read_graph
+
         request = read_graph(file)
         request.name = values["name"] or request.name
     else:
@@ -65,15 +68,19 @@ def command(
     request.request_id = request_id or request.request_id
 
     async def work(client: Client) -> int:
+        from swarmd.api.native.messages import GraphAnswer
+
         answer = await _send(client, request, graph or "", values["inputs"])
         _print(answer, as_json)
         if not wait:
             return OK
-        from swarmd.cli.wait import wait_and_print
+        from swarmd.cli.wait import wait_and_print, wait_for_graph
 
+        if isinstance(answer, GraphAnswer) and not getattr(request, "open", False):
+            return await wait_for_graph(client, answer.id, None, as_json)
         return await wait_and_print(client, answer.ids, None, False, as_json)
 
-    return with_client(server, work)
+    return with_client(server, work, WAIT_PATIENCE_S if wait else None)
 
 
 async def _send(
@@ -143,30 +150,18 @@ def _tasks_request(
 
 
 def read_lines(file: Any) -> list[str]:
-    """The lines of a file that are not empty; raises `click.UsageError` when there are none."""
+    """The lines of a file as they are, also empty ones; raises `click.UsageError` when there are none.
+
+    A line end at the end of the file begins no further line; the CR of a CR LF is not part of its line.
+    """
     try:
-        lines = [line for line in file.read().decode().splitlines() if line.strip()]
+        lines = [line.removesuffix("\r") for line in file.read().decode().split("\n")]
     except UnicodeDecodeError as error:
         raise click.UsageError(
             f"{file.name} is not UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
+    if not lines[-1]:
+        lines.pop()
     if not lines:
         raise click.UsageError(f"{file.name} has no lines")
     return lines
-
-
-def read_graph(file: Any) -> GraphRequest:
-    """A graph from TOML or, when it starts with `{`, JSON; raises `click.UsageError` that names the place."""
-    import tomllib
-
-    import msgspec
-
-    from swarmd.api.native.messages import GraphRequest
-
-    raw: bytes = file.read()
-    try:
-        if raw.lstrip().startswith(b"{"):
-            return msgspec.json.decode(raw, type=GraphRequest)
-        return msgspec.convert(tomllib.loads(raw.decode()), GraphRequest)
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{file.name} is not a graph: {error}") from None

@@ -85,7 +85,7 @@ def span(seconds: float | None) -> str:
     if seconds < 10:
         return f"{seconds:.1f}s" if seconds % 1 else f"{seconds:.0f}s"
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
+        if seconds >= 2 * size or seconds == size:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.0f}s"
 

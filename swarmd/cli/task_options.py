@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from swarmd.cli.spans import AFTER, SPAN, Pair
+from swarmd.cli.spans import AFTER, GRACE, ID_TEXT, LIMIT, MAX_PRIORITY, PAUSE, WORD, Pair
 
 if TYPE_CHECKING:
     from swarmd.api.native.messages import TaskRequest
@@ -19,8 +20,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 READ_BYTES = 1 << 20
 
 OPTIONS = (
-    click.option("--name", metavar="NAME", help="A name for people; need not be unique."),
-    click.option("--pool", metavar="POOL", help="Bots of this pool only.  [default: default]"),
+    click.option("--name", type=WORD, metavar="NAME", help="A name for people; need not be unique."),
+    click.option("--pool", type=WORD, metavar="POOL", help="Bots of this pool only.  [default: default]"),
     click.option(
         "-d",
         "--dimension",
@@ -30,19 +31,26 @@ OPTIONS = (
         metavar="KEY=VALUE",
         help="What the bot must have; repeat for more. VALUE may be a|b.",
     ),
-    click.option("--priority", type=int, help="Lower runs first; may be negative.  [default: 0]"),
-    click.option("--hard-limit", type=SPAN, metavar="SPAN", help="Stop it after this long.  [default: 1h]"),
+    click.option(
+        "--priority",
+        type=click.IntRange(-MAX_PRIORITY, MAX_PRIORITY),
+        help="Lower runs first; may be negative.  [default: 0]",
+    ),
+    click.option("--hard-limit", type=LIMIT, metavar="SPAN", help="Stop it after this long.  [default: 1h]"),
     click.option(
         "--io-limit",
-        type=SPAN,
+        type=PAUSE,
         metavar="SPAN",
         help="Stop it after this long without output.  [default: none]",
     ),
     click.option(
-        "--grace", type=SPAN, metavar="SPAN", help="Between the polite and the forced stop.  [default: 30s]"
+        "--grace", type=GRACE, metavar="SPAN", help="Between the polite and the forced stop.  [default: 30s]"
     ),
     click.option(
-        "--expiration", type=SPAN, metavar="SPAN", help="Give up when no bot took it so long.  [default: 24h]"
+        "--expiration",
+        type=LIMIT,
+        metavar="SPAN",
+        help="Give up when no bot took it so long.  [default: 24h]",
     ),
     click.option(
         "--retries", type=click.IntRange(0, 1000), help="More tries after a fault of the task.  [default: 0]"
@@ -50,7 +58,7 @@ OPTIONS = (
     click.option(
         "--bot-retries", type=click.IntRange(0, 1000), help="More tries after a lost bot.  [default: 1]"
     ),
-    click.option("--retry-wait", type=SPAN, metavar="SPAN", help="Pause before another try.  [default: 0]"),
+    click.option("--retry-wait", type=PAUSE, metavar="SPAN", help="Pause before another try.  [default: 0]"),
     click.option(
         "--after",
         multiple=True,
@@ -59,7 +67,12 @@ OPTIONS = (
         help="Start after that task succeeded (failed; ended in any way); repeat for more.",
     ),
     click.option(
-        "--tag", "tags", multiple=True, metavar="TAG", help="A word to find it by; repeat for more."
+        "--tag",
+        "tags",
+        multiple=True,
+        type=WORD,
+        metavar="TAG",
+        help="A word to find it by; repeat for more.",
     ),
     click.option(
         "--env",
@@ -86,8 +99,8 @@ OPTIONS = (
     ),
     click.option("--noop", is_flag=True, help="Take a bot's slot but start no process."),
     click.option("--no-wait-for-capacity", is_flag=True, help="End as NO_RESOURCE when no bot could run it."),
-    click.option("--parent", metavar="ID", help="End it when that task ends."),
-    click.option("--sameness", metavar="KEY", help="Tasks of equal KEY have equal results."),
+    click.option("--parent", type=ID_TEXT, metavar="ID", help="End it when that task ends."),
+    click.option("--sameness", type=WORD, metavar="KEY", help="Tasks of equal KEY have equal results."),
     click.option(
         "--share",
         type=click.Choice(["none", "finished", "join"]),
@@ -108,10 +121,28 @@ def task_options(function: Function) -> Function:
     return function
 
 
-def task_from(values: dict[str, Any], argv: tuple[str, ...]) -> TaskRequest:
+class DashesFirst(click.Command):
+    """A command that takes a command line after `--`; when options of that cannot be read, it says so."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "--" in given or all(word.startswith("-") for word in given):
+                raise
+            line = shlex.join(given) if not given[0].startswith("-") else "COMMAND…"
+            reason = error.format_message().removesuffix(".")
+            raise click.UsageError(
+                f"{reason}; if that is part of the command to run, put -- before it: {ctx.command_path} -- {line}",
+                ctx,
+            ) from None
+
+
+def task_from(values: dict[str, Any], argv: tuple[str, ...], command: str = "submit") -> TaskRequest:
     """The task that `argv` and the options in `values` describe; its inputs are uploaded later.
 
-    Raises `click.UsageError` for what the daemon would refuse.
+    `command` is who asks, for its errors. Raises `click.UsageError` for what the daemon would refuse.
     """
     import msgspec
 
@@ -121,7 +152,11 @@ def task_from(values: dict[str, Any], argv: tuple[str, ...]) -> TaskRequest:
     if argv and values["noop"]:
         raise click.UsageError("--noop starts no process: leave the command out")
     if not argv and not values["noop"]:
-        raise click.UsageError("nothing to run; give a command after --, as in: swarmd submit -- echo hello")
+        raise click.UsageError(
+            f"nothing to run; give a command after --, as in: swarmd {command} -- echo hello"
+        )
+    if argv and not argv[0]:
+        raise click.UsageError("the name of the program to run is empty")
     if values["share"] and not values["sameness"]:
         raise click.UsageError("--share needs --sameness KEY")
     fields: dict[str, Any] = {
@@ -151,7 +186,10 @@ def task_from(values: dict[str, Any], argv: tuple[str, ...]) -> TaskRequest:
     try:
         return msgspec.json.decode(msgspec.json.encode(task), type=TaskRequest)
     except msgspec.ValidationError as error:
-        raise click.UsageError(f"the task is not valid: {error}") from None
+        from swarmd.cli.graph_file import fault_of_task
+
+        fault = fault_of_task(msgspec.to_builtins(task)) or str(error)
+        raise click.UsageError(f"the task is not valid: {fault}") from None
     except UnicodeEncodeError:
         raise click.UsageError("the command or an option is not UTF-8 text") from None
 

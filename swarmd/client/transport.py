@@ -87,15 +87,26 @@ class Repeats:
     """Decides whether a failed request is sent again, and waits before it is.
 
     Repeated is what never left (connection refused), and, when `repeatable`, also what may have arrived; until
-    `give_up_at`, with growing, jittered pauses.
+    `patience_s` have passed, with growing, jittered pauses. A daemon that was never reached is not waited
+    for, so that a wrong address is told at once; `was_reached` tells that it is there after all.
     """
 
-    def __init__(self, url: str, changes: bool, repeatable: bool, give_up_at: float) -> None:
+    def __init__(
+        self, url: str, changes: bool, repeatable: bool, patience_s: float, was_reached: bool
+    ) -> None:
         self._url = url
         self._changes = changes
         self._repeatable = repeatable
-        self._give_up_at = give_up_at
+        self._give_up_at = trio.current_time() + (patience_s if was_reached else 0.0)
+        self._patience_s = patience_s
+        self._was_reached = was_reached
         self._pause_s = BACKOFF_S
+
+    def was_reached(self) -> None:
+        """A connection was made: what is lost from now on is waited for."""
+        if not self._was_reached:
+            self._was_reached = True
+            self._give_up_at = trio.current_time() + self._patience_s
 
     async def after_loss(self, lost: Lost) -> None:
         """Returns when it is time for another try; raises `Unreachable` when there is none."""
@@ -132,7 +143,7 @@ class Transport:
     def __init__(self, address: Address, token: str | None, patience_s: float) -> None:
         self.address = address
         self.patience_s = patience_s
-        self.reached = False  # the daemon has answered at least once
+        self.reached = False  # something at the address has taken a connection at least once
         self._idle: list[Connection] = []
         self._room = trio.Semaphore(MAX_CONNECTIONS)
         self._headers = [("Host", address.host_header), ("User-Agent", f"swarmd/{__version__}")]
@@ -159,9 +170,8 @@ class Transport:
         target = self.address.prefix + path + query_text(query)
         request = h11.Request(method=method, target=target, headers=[*self._headers, *headers])
         patience_s = self.patience_s if patience_s is None else patience_s
-        # A daemon that was never reached is not waited for: a wrong address is told at once.
-        give_up_at = trio.current_time() + (patience_s if self.reached else 0.0)
-        repeats = Repeats(self.address.url, method not in ("GET", "HEAD"), repeatable, give_up_at)
+        changes = method not in ("GET", "HEAD")
+        repeats = Repeats(self.address.url, changes, repeatable, patience_s, self.reached)
         async with self._room:
             connection, response = await self._first_answer(request, body, timeout_s, repeatable, repeats)
             try:
@@ -180,11 +190,12 @@ class Transport:
             except Lost as lost:
                 await repeats.after_loss(lost)
                 continue
+            self.reached = True
+            repeats.was_reached()
             was_used = connection.used
             keep = False
             try:
                 response = await self._exchange_once(connection, request, body, timeout_s)
-                self.reached = True
                 if response.status < 400:
                     keep = True
                     return connection, response

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from swarmd.bot.wire import Backoff, WireError
 from swarmd.core.model import Command
@@ -333,3 +334,65 @@ async def test_a_new_bot_in_the_folder_does_not_keep_what_the_crashed_one_ran(tm
         await lab.daemon.until(lambda: bool(lab.daemon.opened))
         assert lab.daemon.opened[0].keeps == []
         assert not list((tmp_path / "bot" / "attempts").iterdir())
+
+
+def told(caplog):
+    return [r for r in caplog.records if r.getMessage() == "bot.waits_to_report"]
+
+
+async def test_a_bot_that_leaves_says_that_it_waits_for_a_daemon_that_is_away(lab, autojump_clock, caplog):
+    tasks = [lab.daemon.add(commands=LONG) for _ in range(3)]
+    bot = await lab.start_bot(slots=3)
+    await trio.sleep(5)
+    lab.daemon.is_away = True
+    lab.daemon.wake()
+    await trio.sleep(60)
+    assert not told(caplog), "nobody wants it to end"
+    bot.leave()
+    await trio.testing.wait_all_tasks_blocked()
+    [first] = told(caplog)
+    assert (first.levelname, first.unreported, first.server) == ("WARNING", 3, "http://127.0.0.1:8710")
+    assert first.hint == "a further SIGTERM stops running work, a third one gives up"
+    await trio.sleep(24 * 60 * 60 + 1)
+    assert len(told(caplog)) == 1 + 24 * 60 and not lab.ended.is_set()
+    lab.daemon.is_away = False
+    await lab.ended.wait()
+    assert sorted(lab.daemon.finished) == tasks and lab.ending.exit_code == 0
+
+
+async def test_a_daemon_that_goes_away_from_a_bot_that_leaves_is_told_soon(lab, autojump_clock, caplog):
+    lab.daemon.add(commands=LONG)
+    bot = await lab.start_bot()
+    await trio.sleep(1)
+    bot.leave()
+    await trio.sleep(8)
+    assert not told(caplog), "its task runs, and nothing is unreported"
+    lab.daemon.is_away = True
+    lab.daemon.wake()
+    await trio.sleep(3)
+    assert [record.unreported for record in told(caplog)] == [1]
+
+
+async def test_a_bot_that_can_report_says_nothing_when_it_leaves(lab, autojump_clock, caplog):
+    lab.daemon.add(commands=LONG)
+    bot = await lab.start_bot()
+    await trio.sleep(1)
+    bot.leave()
+    await lab.ended.wait()
+    assert len(lab.daemon.finished) == 1 and not told(caplog)
+
+
+async def test_after_the_second_wish_the_last_reports_get_some_seconds(lab, autojump_clock, caplog):
+    lab.daemon.add(commands=LONG)
+    bot = await lab.start_bot()
+    await trio.sleep(5)
+    lab.daemon.is_away = True
+    lab.daemon.wake()
+    await trio.sleep(10)
+    bot.leave()
+    await trio.sleep(59)
+    bot.leave()
+    began_at = trio.current_time()
+    await lab.ended.wait()
+    assert trio.current_time() - began_at == pytest.approx(15.0, abs=0.1) and lab.ending.exit_code == 1
+    assert told(caplog)[-1].hint == "a further SIGTERM gives up"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import struct
 from collections.abc import Callable
 
 import h11
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from swarmd.bot.wire import ClientWire, WireError
 from swarmd.client.address import parse_address
@@ -26,6 +29,12 @@ class Server:
 
     async def handle(self, stream: trio.SocketStream) -> None:
         self.connections += 1
+        try:
+            await self._converse(stream)
+        except trio.BrokenResourceError:
+            pass  # a bot that ends closes without reading: the system resets what had more to tell
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
         http = h11.Connection(h11.SERVER)
         while True:
             request, body = None, b""
@@ -123,6 +132,21 @@ async def test_no_answer_and_a_strange_one_may_pass(server, answer):
     with pytest.raises(WireError) as caught:
         await server.wire.sync("s1", b"{}", held_s=0.0)
     assert caught.value.is_passing and caught.value.status is None
+
+
+@pytest.mark.parametrize("heard", [b"", b"POST /x HTTP/1.1\r\n"])
+async def test_a_caller_that_resets_its_connection_does_not_end_the_server(server, heard):
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    if heard:
+        await stream.send_all(heard)
+    with trio.fail_after(5):
+        while not server.connections:
+            await trio.sleep(0.001)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(stream)  # with this option it is a reset, whatever is unread
+    await trio.testing.wait_all_tasks_blocked()
+    await server.wire.close_session("s1")
+    assert server.requests[0][:2] == ("DELETE", "/api/v1/sessions/s1")
 
 
 async def test_a_daemon_that_is_not_there_is_told_at_once():

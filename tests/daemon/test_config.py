@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from swarmd.config import MAX_CONFIG_BYTES, Config, ConfigError, is_loopback, parse_address, read_file
+from swarmd.cli.options import ServeOptions
+from swarmd.config import (
+    MAX_CONFIG_BYTES,
+    Config,
+    ConfigError,
+    config_of,
+    expected,
+    is_loopback,
+    parse_address,
+    parse_network,
+    read_file,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +74,47 @@ def test_a_file_that_is_no_configuration(tmp_path):
     file.write_bytes(b"db = '\xff'")
     with pytest.raises(ConfigError, match="is not TOML"):
         read_file(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [("10.0.0.1/8", "10.0.0.0/8"), ("192.168.1.7/255.255.255.0", "192.168.1.0/24"), ("fe80::1/64", "fe80::/64")],
+)  # fmt: skip
+def test_an_address_inside_a_network_gets_the_network_named(text, network):
+    with pytest.raises(ConfigError) as caught:
+        _ = Config(allow_network=[text]).networks
+    assert repr(text) in caught.value.message and caught.value.remedy.startswith(f"write {network}, ")
+    assert str(parse_network(network)) == network
+
+
+@pytest.mark.parametrize("text", ["", "lab", "10.0.0.0/33", "10.0.0/8"])
+def test_what_is_no_network_at_all(text):
+    with pytest.raises(ConfigError) as caught:
+        parse_network(text)
+    assert repr(text) in caught.value.message and caught.value.remedy == "write it as 10.1.0.0/16"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('accept_s = "soon"', "accept_s must be a number"),
+        ("output_limit_mib = 1.5", "output_limit_mib must be a whole number"),
+        ('listen = "127.0.0.1:1"', "listen must be a list of texts"),
+        ("allow_host = [1]", "allow_host must be a list of texts"),
+        ("trust_loopback = 1", "trust_loopback must be true or false"),
+        ("unix = 1", "unix must be a text"),
+        ("db = []", "db must be a text"),
+        ('log_format = "xml"', "log_format must be one of 'text', 'json'"),
+        ("[token_file]", "token_file must be a text"),
+    ],
+)
+def test_a_wrong_type_names_file_key_and_what_is_expected(tmp_path, line, says):
+    file = tmp_path / "lab.toml"
+    file.write_text(line)
+    with pytest.raises(ConfigError) as caught:
+        config_of(ServeOptions(config=str(file)))
+    assert caught.value.message.startswith(f"{file}: {says} (")
+
+
+def test_every_setting_has_words_for_what_is_expected():
+    assert all(expected(key) for key in Config.__struct_fields__)

@@ -296,12 +296,12 @@ async def fuzz(connections, seed):
                     odd.start_soon(odd_clients)
             over.set()
         deadline = time.monotonic() + SETTLE_S
-        while descriptors() > idle and time.monotonic() < deadline:  # noqa: ASYNC110 (no event tells)
+        while descriptors() > idle and time.monotonic() < deadline:
             await trio.sleep(0.05)
         assert descriptors() == idle, f"{descriptors() - idle} descriptors leaked"
         with trio.fail_after(settings.graceful_s + settings.send_timeout_s + 5):
             shutdown.set()
-            while descriptors() > before:  # noqa: ASYNC110
+            while descriptors() > before:
                 await trio.sleep(0.01)
     assert report["answers"] > 0
 

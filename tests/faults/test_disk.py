@@ -86,7 +86,7 @@ def limit_size(daemon: Served, size: int) -> None:
 
 
 def test_on_a_full_disk_submissions_are_refused_reads_go_on_and_held_answers_leave_later(path):
-    """docs/architecture.md, "When a commit fails": nothing acknowledged is lost, and nobody need start anything again."""
+    """docs/architecture.md, "When a commit fails": nothing acknowledged is lost, nobody need start anything again."""
 
     async def story(client: Client) -> None:
         before = await client.submit([task(argv=["a"])])

@@ -21,8 +21,8 @@ LIVE_TASK = "(SELECT task FROM attempts WHERE state = 2 AND stop_reason IS NULL 
 FINAL = "(SELECT id FROM tasks WHERE state = 10 AND ok = 1 AND attempt IS NOT NULL ORDER BY id LIMIT 1)"
 COPY = (
     "INSERT INTO attempts SELECT (SELECT MAX(id) + 1 FROM attempts), {task}, number + 1, bot, session, offer_key, "
-    "state, offered_at, offered_wall, started_at, started_wall, accept_due_at, limit_due_at, queued, remaining_s, stop_reason, "
-    "stop_since_at, stop_due_at, stop_grace_s, '{{}}', 0, outcome, ended_wall FROM attempts WHERE {which}"
+    "state, offered_at, offered_wall, started_at, started_wall, accept_due_at, limit_due_at, queued, remaining_s, "
+    "stop_reason, stop_since_at, stop_due_at, stop_grace_s, '{{}}', 0, outcome, ended_wall FROM attempts WHERE {which}"
 )
 FUTURE = "UPDATE clock SET last_id = last_id + 100"
 WITH_TWO_STREAMS = "(SELECT attempt FROM output GROUP BY attempt HAVING COUNT(*) = 3 ORDER BY attempt LIMIT 1)"
