@@ -174,7 +174,7 @@ def wrong_type(source: str, reason: str) -> ConfigError:
     found = re.fullmatch(r"(.+?) - at `\$\.(\w+).*`", reason)
     assert found is not None and found[2] in Config.__struct_fields__, reason
     return ConfigError(
-        f"{source}: {found[2]} must be {expected(found[2])} ",
+        f"{source}: {found[2]} must be {expected(found[2])} ({found[1]})",
         "docs/operating.md describes each setting",
     )
 
