@@ -61,7 +61,9 @@ class Edge:
 
     def _add(self, route: Route) -> None:
         assert route.handler in self._handlers, f"no handler {route.handler}"
-        assert route.hot or not route.raw_body, f"{route.handler}: quart would read the whole body into memory"
+        assert route.hot or not route.raw_body, (
+            f"{route.handler}: quart would read the whole body into memory"
+        )
         if "{" not in route.path:
             methods = self._exact.setdefault(route.path, {})
         else:

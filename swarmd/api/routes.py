@@ -52,7 +52,7 @@ class Route(Struct, frozen=True, kw_only=True):
     body_limit: int = 16 * MIB
     raw_body: bool = False  # the body is bytes, read as a stream
     produces: str = "application/json"
-    hot: bool = False  # taken by the raw ASGI path, in front of quart (which reads bodies ahead without bound)
+    hot: bool = (
+        False  # taken by the raw ASGI path, in front of quart (which reads bodies ahead without bound)
+    )
     held_s: float = 0.0  # how long an answer may be held at most
-    never_fails: bool = False
-    errors: tuple[str, ...] = ()  # codes beyond those every route may give

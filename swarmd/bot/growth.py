@@ -16,7 +16,6 @@ import trio
 from swarmd.bot import events
 
 IN_MODIFY = 0x2  # linux/inotify.h
-IN_IGNORED = 0x8000
 IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 HEADER = struct.Struct("iIII")  # wd, mask, cookie, length of the name
 ARM_S = 0.02  # younger commands are not watched: most short ones are over by then

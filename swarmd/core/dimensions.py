@@ -156,12 +156,3 @@ def missing(requirements: Requirements, values: frozenset[str]) -> list[Requirem
 def as_text(requirement: Requirement) -> str:
     """A requirement for people: `gpu=h200` or `os=Linux|Mac`."""
     return f"{requirement[0]}={'|'.join(requirement[1])}"
-
-
-def as_dimensions(requirements: Requirements) -> dict[str, list[str]]:
-    """The requirements as a task's dimensions, without the features that the daemon adds."""
-    dimensions: dict[str, list[str]] = {}
-    for key, alternatives in requirements:
-        if key != FEATURE:
-            dimensions.setdefault(key, []).append("|".join(alternatives))
-    return dimensions

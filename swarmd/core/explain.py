@@ -41,7 +41,9 @@ class Explaining(Submitting):
         elif attempt is not None and attempt.state is AttemptState.RUNNING:
             reason = "running"
             for_s = now - attempt.started_at
-            sentence = f"it has been running on bot {attempt.bot} (attempt {attempt.number}) for {for_s:.0f} s"
+            sentence = (
+                f"it has been running on bot {attempt.bot} (attempt {attempt.number}) for {for_s:.0f} s"
+            )
         elif attempt is not None and attempt.queued:
             reason = "queued_in_bot"
             sentence = f"bot {attempt.bot} has taken it and will start it as soon as one of its slots is free"
@@ -94,7 +96,9 @@ class Explaining(Submitting):
             busy = f"{_bots(len(connected))} can run it and {are} busy or about to take it"
             first = "1 task" if before == 1 else f"{before} tasks"
             return "bots_busy", f"{busy}; " + (
-                f"{first} with the same requirements come{'s' * (before == 1)} first" if before else "it is next"
+                f"{first} with the same requirements come{'s' * (before == 1)} first"
+                if before
+                else "it is next"
             )
         if able:
             return "bots_away", f"bot {able[0].id} could run it but is not connected; start it again"

@@ -8,8 +8,6 @@ from msgspec import Struct
 
 from swarmd.core.changes import OutputChunk
 from swarmd.core.ending import Ending
-from swarmd.core.errors import NotYours
-from swarmd.core.ids import to_text
 from swarmd.core.model import (
     NEVER,
     Attempt,
@@ -103,17 +101,6 @@ class Reporting(Ending):
         if tell:
             self.tell_state(now, task, attempt)
             self.moved.add(session.id)
-
-    def held(self, now: float, session_id: SessionId, attempt_id: AttemptId) -> Attempt:
-        """The live attempt `attempt_id` of this session; raises `NotYours` for any other."""
-        attempt = self.attempts.get(attempt_id)
-        if attempt is None or attempt.session != session_id:
-            raise NotYours(
-                "stale_attempt",
-                f"attempt {to_text(attempt_id)} is not held by this session (any more)",
-                "stop it",
-            )
-        return attempt
 
     def holds(
         self,

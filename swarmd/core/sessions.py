@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec import Struct
 
 from swarmd.core.dimensions import FEATURE, check_bot, values_of
-from swarmd.core.errors import Conflict, Refused, Unknown
+from swarmd.core.errors import Conflict, Refused
 from swarmd.core.ids import to_text
-from swarmd.core.model import AttemptId, AttemptState, Bot, BotId, BotOrder, OpId, Session, SessionId
+from swarmd.core.model import AttemptId, AttemptState, Bot, BotId, BotOrder, Session, SessionId
 from swarmd.core.reporting import Reporting
 
 UNCHANGED = "\0unchanged"  # for a reason that is not touched
@@ -285,10 +285,3 @@ class Sessions(Reporting):
             _, kind, id = heapq.heappop(self.other_timers)
             return kind, id
         return None
-
-    def attempt_named(self, id: AttemptId) -> tuple[Session, OpId]:
-        """The session and the operation of a live attempt; raises `Unknown`."""
-        attempt = self.attempts.get(id)
-        if attempt is None:
-            raise Unknown("unknown_attempt", f"attempt {to_text(id)} is not live (any more)", "stop it")
-        return self.sessions[attempt.session], self.op_name(attempt)

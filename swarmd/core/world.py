@@ -171,13 +171,6 @@ class World:
     def ops_of(self, task: Task) -> list[OpId]:
         return [OpId(task.id)] if task.ops is None else list(task.ops)
 
-    def graph_of(self, op: OpId) -> GraphId:
-        shared = self.joined.get(op)
-        if shared is not None:
-            return shared.graph
-        task = self.tasks.get(TaskId(op))
-        return task.graph if task is not None else NO_GRAPH
-
     def bot_named(self, id: BotId) -> Bot:
         """Raises `Unknown`."""
         bot = self.bots.get(id)

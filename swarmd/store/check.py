@@ -58,7 +58,11 @@ def check_file(
     """
     path = _looked_at(Path(path))
     before = _mark(path)
-    if (found := _check(path, before.has_wal, deep, progress)) and _mark(path) != before and not before.has_wal:
+    if (
+        (found := _check(path, before.has_wal, deep, progress))
+        and _mark(path) != before
+        and not before.has_wal
+    ):
         # A daemon began to write while the file was read without locks: what was seen may be no one moment.
         found = _check(path, True, deep, progress)
     return found
@@ -191,8 +195,7 @@ _ENDED_OK = f"""
 
 _FINDERS: dict[str, Finder] = {
     "two_live_attempts": _told(
-        "SELECT task, COUNT(*) FROM attempts WHERE state < 10 "
-        "GROUP BY task HAVING COUNT(*) > 1",
+        "SELECT task, COUNT(*) FROM attempts WHERE state < 10 GROUP BY task HAVING COUNT(*) > 1",
         lambda task, count: f"Task {_t(task)} has {count} live attempts.",
     ),
     "two_final_attempts": _told(
@@ -202,7 +205,9 @@ _FINDERS: dict[str, Finder] = {
     "final_task_with_live_attempt": _told(
         "SELECT t.id, t.state, a.id FROM attempts AS a JOIN tasks AS t ON t.id = a.task "
         "WHERE a.state < 10 AND t.state >= 10",
-        lambda task, state, attempt: f"Task {_t(task)} is {_state(state)}, but its attempt {_t(attempt)} lives.",
+        lambda task, state, attempt: (
+            f"Task {_t(task)} is {_state(state)}, but its attempt {_t(attempt)} lives."
+        ),
     ),
     "running_without_attempt": _told(
         f"SELECT t.id FROM tasks AS t INDEXED BY tasks_alive WHERE t.state < 10 AND t.state = {TaskState.RUNNING:d} "
@@ -242,7 +247,9 @@ _FINDERS: dict[str, Finder] = {
     "output_of_unknown_attempt": _told(
         "SELECT o.attempt, COUNT(*) FROM output AS o INDEXED BY output_merged "
         "WHERE NOT EXISTS (SELECT 1 FROM attempts WHERE id = o.attempt) GROUP BY o.attempt",
-        lambda attempt, count: f"{count} pieces of output belong to attempt {_t(attempt)}, which is not there.",
+        lambda attempt, count: (
+            f"{count} pieces of output belong to attempt {_t(attempt)}, which is not there."
+        ),
     ),
     "missing_blob": _told(
         "SELECT u.task, u.sha256 FROM tasks AS t INDEXED BY tasks_alive JOIN blob_uses AS u ON u.task = t.id "
@@ -305,7 +312,8 @@ def _output(conn: sqlite3.Connection, *, name: str) -> Sentences:
     ):
         if name == "damaged_output":
             chunks = conn.execute(
-                "SELECT stream, offset, size, data FROM output INDEXED BY output_merged WHERE attempt = ?", (attempt,)
+                "SELECT stream, offset, size, data FROM output INDEXED BY output_merged WHERE attempt = ?",
+                (attempt,),
             )
             yield from _damaged_chunks(attempt, chunks)
             continue
@@ -347,7 +355,11 @@ def misplaced(
     Source: core/reporting.py, `report_output`.
     """
     who = f"Attempt {_t(attempt)}"
-    tails = [end - last.get(name, 0) for name, (end, dropped) in streams.items() if dropped and end > last.get(name, 0)]
+    tails = [
+        end - last.get(name, 0)
+        for name, (end, dropped) in streams.items()
+        if dropped and end > last.get(name, 0)
+    ]
     allowed = {0}
     for tail in tails[:MAX_TAILS]:
         allowed |= {tail + other for other in allowed}
@@ -368,7 +380,10 @@ def misplaced(
         if missing > 0 and not dropped:
             yield "gap_in_output", f"{who}, {stream}: its last {missing} of {recorded} bytes are missing."
         elif missing < 0:
-            yield "overlapping_output", f"{who}, {stream}: there are {-missing} bytes behind its end at {recorded}."
+            yield (
+                "overlapping_output",
+                f"{who}, {stream}: there are {-missing} bytes behind its end at {recorded}.",
+            )
     for stream in ends:
         yield "overlapping_output", f"{who} has output of a stream {stream!r} that it does not know."
 

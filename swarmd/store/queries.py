@@ -300,7 +300,9 @@ _BOT_SHARED = """
 """
 
 
-_ALIVE = "SELECT id FROM tasks INDEXED BY tasks_alive WHERE state = ? AND state < 10 AND id < ? ORDER BY id DESC"
+_ALIVE = (
+    "SELECT id FROM tasks INDEXED BY tasks_alive WHERE state = ? AND state < 10 AND id < ? ORDER BY id DESC"
+)
 _FINAL = """
     SELECT id FROM tasks INDEXED BY tasks_final WHERE state = ? AND ok = ? AND state >= 10 AND id < ? ORDER BY id DESC
 """

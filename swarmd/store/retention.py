@@ -335,7 +335,9 @@ def _remove_op(conn: sqlite3.Connection, op: int, step: _Step) -> bool:
 
 def _remove_output(conn: sqlite3.Connection, attempt: int, step: _Step) -> bool:
     """Removes the output of an attempt, or a part of it; whether it is gone."""
-    conn.execute("UPDATE attempts SET streams = '{}', merged_end = 0 WHERE id = ? AND streams <> '{}'", (attempt,))
+    conn.execute(
+        "UPDATE attempts SET streams = '{}', merged_end = 0 WHERE id = ? AND streams <> '{}'", (attempt,)
+    )
     going = []
     chunks = conn.execute(
         "SELECT id, size, LENGTH(data) FROM output INDEXED BY output_merged WHERE attempt = ?", (attempt,)

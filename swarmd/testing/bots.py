@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -261,12 +260,3 @@ class NativeBot:
             self._finished = again  # told once more in the next round
         else:
             await self.sync(None, wait_s)
-
-
-async def with_bots(client: Client, nursery: trio.Nursery, count: int, **how: Any) -> list[NativeBot]:
-    """Starts `count` bots `b1`, `b2`, … that live in `nursery`; `how` goes to `live`."""
-    bots = [NativeBot(client, f"b{number}") for number in range(1, count + 1)]
-    for bot in bots:
-        nursery.start_soon(partial(bot.live, **how))
-    await trio.lowlevel.checkpoint()
-    return bots

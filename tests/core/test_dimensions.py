@@ -11,7 +11,6 @@ from swarmd.core.dimensions import (
     MAX_TASK_KEYS,
     MAX_TASK_VALUES,
     MAX_VALUE,
-    as_dimensions,
     as_text,
     canonical,
     check_bot,
@@ -116,10 +115,3 @@ def test_a_bot_with_impossible_dimensions_is_refused(dimensions: dict[str, list[
 def test_a_bot_has_its_id_and_the_default_pool() -> None:
     assert check_bot("b", {"os": ["linux"]}) == {"os": ("linux",), "id": ("b",), "pool": ("default",)}
     assert check_bot("b", {"id": ["b"], "pool": ["x", "y"]}) == {"id": ("b",), "pool": ("x", "y")}
-
-
-def test_requirements_read_back_as_dimensions() -> None:
-    dimensions = {"os": ["linux|mac"], "gpu": ["a10", "h200"], "pool": ["default"]}
-    assert as_dimensions(canonical(dimensions, "default", ["noop"])) == {
-        "gpu": ["a10", "h200"], "os": ["linux|mac"], "pool": ["default"]
-    }  # fmt: skip
