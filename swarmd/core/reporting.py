@@ -132,6 +132,8 @@ class Reporting(Ending):
         named.update(queued)
         if len(named) != len(session.attempts) or not named.issuperset(session.attempts):
             for attempt in [a for id, a in session.attempts.items() if id not in named]:
+                if attempt.id not in session.attempts:
+                    continue  # a child of one that was lost before it in this loop
                 if attempt.state is AttemptState.RUNNING:
                     self.lose(now, attempt, "its bot no longer knows it")
                 elif attempt.queued or judged(attempt):
@@ -215,6 +217,8 @@ class Reporting(Ending):
     def attempts_due(self, now: float, session: Session) -> None:
         """Acts on the attempts of a session whose deadlines have passed."""
         for attempt in list(session.attempts.values()):
+            if attempt.id not in session.attempts:
+                continue  # a child of one that ended before it in this loop
             if attempt.stop is not None:
                 if attempt.stop.due_at <= now:
                     self.conclude(

@@ -170,6 +170,8 @@ class Sessions(Reporting):
         bot = self.bots[session.bot]
         self._hand_wakes_on(session)
         for attempt in list(session.attempts.values()):
+            if attempt.id not in session.attempts:
+                continue  # a child of one that ended before it in this loop
             if attempt.state is AttemptState.RUNNING:
                 self.lose(now, attempt, f"its bot {bot.id} is gone: {reason}")
             else:

@@ -275,6 +275,27 @@ def test_children_end_with_their_parent(how: str) -> None:
     assert world.state(running) is TaskState.KILLED
 
 
+@pytest.mark.parametrize("how", ["replaced", "silent", "forgetful", "past its limit"])
+def test_a_child_offered_to_the_bot_of_its_parent_goes_with_it(how: str) -> None:
+    """The bot loses both at one moment: the end of the parent has canceled the child by the time it is its turn."""
+    world = World(accept_s=201, session_deadline_s=60 if how == "silent" else 500)
+    parent = world.submit(bot_retries=0, hard_limit_s=200.0, grace_s=1.0)
+    bot = world.bot("p", slots=2, enforces_limits=False)
+    attempt = bot.take()
+    child = world.submit(parent=parent)
+    assert [a.task for a in bot.poll()] == [child]
+    if how == "replaced":
+        world.bot("p", key="another start")
+    elif how == "silent":
+        world.pass_time(60)
+    elif how == "forgetful":
+        bot.holds()
+    else:
+        world.pass_time(201)
+    assert world.state(parent).is_final and world.states(child) == ["CANCELED"]
+    world.engine.check()
+
+
 def test_children_live_through_a_retry_of_their_parent() -> None:
     world = World()
     parent = world.submit(retries=1)
