@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import msgspec
 from msgspec import Struct
 
+from swarmd.config_swarming import SwarmingConfig
+
 if TYPE_CHECKING:
     from swarmd.cli.options import ServeOptions
 
@@ -28,6 +30,7 @@ KINDS = {  # the types of settings, the outer one of two first
     bool: "true or false",
     float: "a number",
     int: "a whole number",
+    SwarmingConfig: "a table",
 }
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -61,6 +64,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     accept_s: float = 30.0
     bot_back_s: float = 60.0
     output_limit_mib: int = 256
+    swarming: SwarmingConfig = SwarmingConfig()
 
     def __post_init__(self) -> None:
         for name in ("retention_days", "retention_gib", "session_deadline_s", "accept_s", "bot_back_s"):
@@ -68,6 +72,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise ConfigError(f"{name} is {getattr(self, name)}", "give a number above 0")
         if not 1 <= self.output_limit_mib <= 16_384:
             raise ConfigError(f"output_limit_mib is {self.output_limit_mib}", "give 1 to 16384")
+        for what, remedy in self.swarming.faults():
+            raise ConfigError(what, remedy)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -171,12 +177,16 @@ def expected(key: str) -> str:
 
 def wrong_type(source: str, reason: str) -> ConfigError:
     """The error for a value that msgspec refused with `reason`; `source` is the file that it stands in."""
-    found = re.fullmatch(r"(.+?) - at `\$\.(\w+).*`", reason)
-    assert found is not None and found[2] in Config.__struct_fields__, reason
-    return ConfigError(
-        f"{source}: {found[2]} must be {expected(found[2])} ({found[1]})",
-        "docs/operating.md describes each setting",
-    )
+    remedy = "docs/operating.md describes each setting"
+    said, _, path = reason.rpartition(" - at `$.")
+    assert path, reason
+    name = path.rstrip("`")
+    if (unknown := re.search(r"unknown field `(.+)`", said)) is not None:
+        return ConfigError(f"{source}: {name} has an unknown key {unknown[1]!r}", remedy, "unknown_key")
+    if re.fullmatch(r"\w+(\[[^]]*\])?", name):
+        key = name.partition("[")[0]
+        return ConfigError(f"{source}: {key} must be {expected(key)} ({said})", remedy)
+    return ConfigError(f"{source}: {name}: {said}", remedy)
 
 
 def config_of(options: ServeOptions) -> Config:

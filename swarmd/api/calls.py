@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from swarmd.api.routes import Route
+from swarmd.api.routes import Route, Verb
 from swarmd.core.errors import Refused, Unknown
 from swarmd.core.ids import from_text
 
@@ -16,11 +16,15 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Caller(Struct, frozen=True):
-    """Who calls: a peer of this machine, one that showed the token, or one of a listed network."""
+    """Who calls: a peer of this machine, one that showed the token, or one of a listed network; all are trusted.
+
+    A caller that showed a lesser secret has a `name`, and may do what `verbs` says even when it is not trusted.
+    """
 
     peer: str
     trusted: bool
     name: str = ""
+    verbs: frozenset[Verb] = frozenset()
 
 
 class Call:
@@ -102,8 +106,8 @@ class Reply:
         self.stream = stream
 
 
-def json_reply(value: Any, status: int = 200) -> Reply:
-    return Reply(msgspec.json.encode(value), status=status)
+def json_reply(value: Any, status: int = 200, headers: Headers = ()) -> Reply:
+    return Reply(msgspec.json.encode(value), status=status, headers=headers)
 
 
 def parse_query(route: Route, pairs: list[tuple[str, str]]) -> dict[str, Any]:

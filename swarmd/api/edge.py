@@ -5,9 +5,7 @@ Hot routes are answered on the raw ASGI path; all others by quart. Both call the
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from math import ceil
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -16,16 +14,12 @@ import trio
 
 from swarmd.api.calls import Call, Reply, json_reply, parse_query
 from swarmd.api.guard import Denied, Guard
-from swarmd.api.native.messages import ErrorAnswer, ErrorBody
+from swarmd.api.problems import Handler, Package, TooLarge, problem_of
 from swarmd.api.routes import Route
 from swarmd.config import Config
-from swarmd.core.errors import Busy, Conflict, CoreError, NotYours, Refused, Unknown
-from swarmd.daemon.daemon import Daemon, NoSpace, Stopping
-from swarmd.store.errors import StoreBroken, StoreError
+from swarmd.core.errors import Refused
+from swarmd.daemon.daemon import Daemon, Stopping
 
-log = logging.getLogger("swarmd.edge")
-
-Handler = Callable[[Call], Awaitable[Any]]
 PIECE_S = 30.0  # for the next piece of a body to arrive
 MAX_PATH = 4_096
 MAX_QUERY = 16_384
@@ -37,22 +31,23 @@ SECURITY_HEADERS = (
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 
 
-class TooLarge(Exception):
-    """A body above its route's limit."""
-
-
 class Edge:
-    """The ASGI application. `routes` are those of all packages; `handlers` finds a route's handler by its name."""
+    """The ASGI application: the routes of all packages. The first one is at home where no other is."""
 
-    def __init__(
-        self, daemon: Daemon, guard: Guard, routes: Iterable[Route], handlers: dict[str, Handler]
-    ) -> None:
+    def __init__(self, daemon: Daemon, packages: Sequence[Package]) -> None:
+        """Raises `ConfigError` for a token file that cannot be used."""
         from swarmd.api.quart_side import quart_app  # heavy: only when a server is made
 
         self.daemon = daemon
-        self.guard = guard
-        self.routes = tuple(routes)
-        self._handlers = handlers
+        self.packages = tuple(packages)
+        self.guard = self._guard(daemon.config)
+        self.routes = tuple(route for package in packages for route in package.routes)
+        self._handlers: dict[str, Handler] = {}
+        for package in packages:
+            assert not self._handlers.keys() & package.handlers.keys(), (
+                f"{package.name}: a handler's name is taken"
+            )
+            self._handlers.update(package.handlers)
         self._exact: dict[str, dict[str, Route]] = {}
         self._patterns: dict[int, list[tuple[tuple[str, ...], dict[str, Route]]]] = {}
         for route in self.routes:
@@ -75,9 +70,15 @@ class Edge:
         assert route.method not in methods, f"{route.method} {route.path} is listed twice"
         methods[route.method] = route
 
-    def replace_guard(self, config: Config) -> None:
-        """After a reload. Raises `ConfigError`; then the old one stays."""
-        self.guard = Guard(config)
+    def _guard(self, config: Config) -> Guard:
+        return Guard(config, [package.lesser for package in self.packages if package.lesser is not None])
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes what a new configuration says of the edge. Raises `ConfigError`; then everything stays as it was."""
+        guard = self._guard(config)
+        for package in self.packages:
+            package.reload(config)
+        self.guard = guard
 
     # ------------------------------------------------------------- the ASGI side
 
@@ -94,7 +95,7 @@ class Edge:
                 await _send(reply, send, scope["method"])
                 return
         except BaseException as error:
-            reply = error_reply(error)
+            reply = self._error_reply(error, scope["path"])
             if reply is None:
                 raise
             await _send(reply, send, scope["method"])
@@ -120,17 +121,10 @@ class Edge:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > route.body_limit:
             raise TooLarge(route.body_limit)
-        try:
-            pairs = parse_qsl(
-                scope["query_string"].decode("ascii"), keep_blank_values=True, max_num_fields=64
-            )
-        except ValueError as error:
-            raise Refused(
-                "bad_parameter", f"the query cannot be read: {error}", "encode it as UTF-8 with %XX"
-            ) from None
+        query = _query(route, scope["query_string"])
         if self.daemon.stopping.is_set() and not route.verb.value == "open":
             raise Stopping
-        return Call(route, params, parse_query(route, pairs), headers, caller)
+        return Call(route, params, query, headers, caller)
 
     def _find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         methods, params = self._exact.get(path), dict[str, str]()
@@ -169,10 +163,28 @@ class Edge:
             answer = await self._handlers[route.handler](call)
             return answer if isinstance(answer, Reply) else json_reply(answer, route.status)
         except BaseException as error:
-            reply = error_reply(error)
+            reply = self._error_reply(error, call.route.path)
             if reply is None:
                 raise
             return reply
+
+    def _error_reply(self, error: BaseException, path: str) -> Reply | None:
+        """The answer to an error in the form of the protocol whose path it is; None for what is not ours to answer."""
+        problem = problem_of(error)
+        return None if problem is None else self._at_home(path).form(problem)
+
+    def _at_home(self, path: str) -> Package:
+        return next((p for p in self.packages if path.startswith(p.prefixes)), self.packages[0])
+
+
+def _query(route: Route, raw: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=64)
+    except ValueError as error:
+        raise Refused(
+            "bad_parameter", f"the query cannot be read: {error}", "encode it as UTF-8 with %XX"
+        ) from None
+    return dict(pairs) if route.any_query else parse_query(route, pairs)
 
 
 def decode(raw: bytes, type: Any) -> Any:
@@ -248,77 +260,9 @@ async def _send(reply: Reply, send: Any, method: str) -> None:
 
 
 def reply_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-type", reply.content_type.encode()), *SECURITY_HEADERS, *reply.headers]
+    own = {name for name, _ in reply.headers}
+    usual = [header for header in SECURITY_HEADERS if header[0] not in own] if own else SECURITY_HEADERS
+    headers = [(b"content-type", reply.content_type.encode()), *usual, *reply.headers]
     if reply.stream is None and not any(name == b"content-length" for name, _ in reply.headers):
         headers.append((b"content-length", str(len(reply.body)).encode()))
     return headers
-
-
-# --------------------------------------------------------------------- errors
-
-_STATUS: tuple[tuple[type[CoreError], int], ...] = (
-    (Unknown, 404),
-    (Conflict, 409),
-    (NotYours, 409),
-    (Busy, 503),
-    (Refused, 400),
-)
-
-
-_STORE_REMEDIES = {
-    "digest_mismatch": "send the bytes of that digest, or let the daemon name them: POST /api/v1/blobs",
-    "size_mismatch": "send all bytes that were announced",
-    "blob_missing": "upload it again",
-}
-
-
-def error_reply(error: BaseException) -> Reply | None:
-    """The answer to an error, or None for what is not ours to answer (a cancel, a broken engine)."""
-    if isinstance(error, CoreError):
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        extra = (
-            ((b"retry-after", str(max(1, ceil(error.retry_after_s))).encode()),)
-            if isinstance(error, Busy)
-            else ()
-        )
-        return _error(status, error.code, error.message, error.remedy, error.details, extra)
-    if isinstance(error, Denied):
-        extra = ((b"connection", b"close"),) if error.status in (408, 414) else ()
-        if error.status == 401:
-            extra = ((b"www-authenticate", b"Bearer"),)
-        if error.status == 405:
-            extra = ((b"allow", error.remedy.removeprefix("use ").encode()),)
-        return _error(error.status, error.code, error.message, error.remedy, {}, extra)
-    if isinstance(error, TooLarge):
-        limit = error.args[0]
-        return _error(
-            413, "too_large", f"the body has more than {limit} bytes", "send less", {"limit": limit}
-        )
-    if isinstance(error, Stopping):
-        return _error(503, "stopping", "the daemon is stopping", "try again", {}, ((b"retry-after", b"1"),))
-    if isinstance(error, NoSpace):
-        return _error(
-            507, "no_space", str(error), "make room on the disk, then repeat with the same request id"
-        )
-    if isinstance(error, StoreBroken):
-        return _error(503, "store_broken", error.message, "restart the daemon", {}, ((b"retry-after", b"5"),))
-    if isinstance(error, StoreError):
-        status = {"digest_mismatch": 400, "size_mismatch": 400, "blob_missing": 404}.get(error.code, 500)
-        remedy = _STORE_REMEDIES.get(error.code, "see the daemon's log")
-        return _error(status, error.code, error.message, remedy)
-    if isinstance(error, Exception) and not isinstance(error, trio.Cancelled):
-        log.error("call.failed", exc_info=error)
-        return _error(500, "internal", "the daemon failed at this call; its log tells more", "report it")
-    return None
-
-
-def _error(
-    status: int,
-    code: str,
-    message: str,
-    remedy: str = "",
-    details: dict[str, Any] | None = None,
-    headers: tuple[tuple[bytes, bytes], ...] = (),
-) -> Reply:
-    body = ErrorAnswer(error=ErrorBody(code=code, message=message, remedy=remedy, details=details or {}))
-    return Reply(msgspec.json.encode(body), status=status, headers=headers)

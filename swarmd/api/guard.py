@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import os
 import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ from swarmd.config import Config, ConfigError, is_loopback
 
 MAX_TOKEN_BYTES = 4_096
 MIN_TOKEN_CHARACTERS = 16
+Lesser = Callable[
+    [str], "tuple[str, frozenset[Verb]] | None"
+]  # a secret to who shows it, and what that opens
 OWN_SITES = ("same-origin", "none")  # Sec-Fetch-Site; `none`: typed in by a person
 
 
@@ -36,9 +40,14 @@ class Denied(Exception):
 
 
 class Guard:
-    """Made once from the configuration. Raises `ConfigError` for a token file that cannot be used."""
+    """Made once from the configuration. Raises `ConfigError` for a token file that cannot be used.
 
-    def __init__(self, config: Config) -> None:
+    `lesser`: each knows secrets that open less than the daemon's token does (a group of bots, a running task), and says
+    who shows one.
+    """
+
+    def __init__(self, config: Config, lesser: Sequence[Lesser] = ()) -> None:
+        self._lesser = tuple(lesser)
         self._only_loopback = all(is_loopback(host) for host, _ in config.addresses)
         self._hosts = {host.lower() for host in config.allow_host}
         self._networks = config.networks
@@ -50,14 +59,17 @@ class Guard:
     ) -> tuple[Caller, str]:
         """The caller, and the path without a token in it. `peer` None: a Unix socket. Raises `Denied`."""
         self._check_browser(raw_headers, peer)
-        path, shown = self._shown_token(raw_headers, path)
-        if shown or peer is None or self._trusts(peer):
-            return Caller(peer or "unix", True), path
-        return Caller(peer, False), path
+        bearer = _bearer(raw_headers)
+        path, shown = self._shown_token(bearer, path)
+        trusted = shown or peer is None or self._trusts(peer)
+        name, verbs = "", frozenset[Verb]()
+        if bearer and not shown:
+            name, verbs = next((known for lesser in self._lesser if (known := lesser(bearer))), (name, verbs))
+        return Caller(peer or "unix", trusted, name, verbs), path
 
     def may(self, caller: Caller, verb: Verb, pool: str | None = None) -> None:
         """The one function that says whether a caller may act on a thing. Raises `Denied`."""
-        if verb is not Verb.OPEN and not caller.trusted:
+        if verb is not Verb.OPEN and not caller.trusted and verb not in caller.verbs:
             raise Denied(
                 401,
                 "token_needed",
@@ -96,17 +108,12 @@ class Guard:
         # An address written as numbers cannot be rebound; a name can.
         return not self._only_loopback and _is_address(bare.strip("[]"))
 
-    def _shown_token(self, raw_headers: list[tuple[bytes, bytes]], path: str) -> tuple[str, bool]:
+    def _shown_token(self, bearer: str, path: str) -> tuple[str, bool]:
         """Whether the token was shown, in a header or as the first segment of the path, which is taken off."""
         if not self._token:
             return path, False
-        for name, value in raw_headers:
-            if name.lower() == b"authorization":
-                scheme, _, text = value.decode("latin-1").strip().partition(" ")
-                if scheme.lower() == "bearer" and hmac.compare_digest(
-                    text.strip().encode(), self._token.encode()
-                ):
-                    return path, True
+        if bearer and hmac.compare_digest(bearer.encode(), self._token.encode()):
+            return path, True
         first, slash, rest = path.removeprefix("/").partition("/")
         if slash and hmac.compare_digest(first.encode(), self._token.encode()):
             return "/" + rest, True
@@ -121,6 +128,16 @@ class Guard:
         if mapped.is_loopback:
             return self._trust_loopback
         return any(mapped in network for network in self._networks if network.version == mapped.version)
+
+
+def _bearer(raw_headers: list[tuple[bytes, bytes]]) -> str:
+    """The secret in an Authorization header, or nothing."""
+    for name, value in raw_headers:
+        if name.lower() == b"authorization":
+            scheme, _, text = value.decode("latin-1").strip().partition(" ")
+            if scheme.lower() == "bearer":
+                return text.strip()
+    return ""
 
 
 def _foreign(which: str) -> Denied:

@@ -56,3 +56,4 @@ class Route(Struct, frozen=True, kw_only=True):
         False  # taken by the raw ASGI path, in front of quart (which reads bodies ahead without bound)
     )
     held_s: float = 0.0  # how long an answer may be held at most
+    any_query: bool = False  # query parameters are the handler's own affair

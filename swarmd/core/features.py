@@ -10,12 +10,13 @@ FILES = "files"  # texts written to files
 INPUTS = "inputs"
 OUTPUTS = "outputs"
 UNSET = "unset"  # variables taken away
+EMPTY = "empty"  # variables set to nothing
 NOOP = "noop"
 IO_LIMIT = "io_limit"
 TERMINATE = "terminate"
 PAYLOAD = "payload."
 
-NATIVE = (COMMANDS, FILES, INPUTS, OUTPUTS, UNSET, NOOP, IO_LIMIT, TERMINATE)
+NATIVE = (COMMANDS, FILES, INPUTS, OUTPUTS, UNSET, EMPTY, NOOP, IO_LIMIT)
 
 
 def features_of(work: Work) -> tuple[str, ...]:
@@ -31,10 +32,15 @@ def features_of(work: Work) -> tuple[str, ...]:
         needed.add(OUTPUTS)
     if work.noop:
         needed.add(NOOP)
+    if work.terminate:
+        needed.add(TERMINATE)
     if work.io_limit_s:
         needed.add(IO_LIMIT)
-    if None in work.env.values() or any(None in command.env.values() for command in work.commands):
+    values = {v for env in (work.env, *(command.env for command in work.commands)) for v in env.values()}
+    if None in values:
         needed.add(UNSET)
+    if "" in values:
+        needed.add(EMPTY)
     if work.payload is not None and not work.commands:
         needed.add(PAYLOAD + work.payload.type)
     return tuple(sorted(needed))

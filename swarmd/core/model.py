@@ -145,6 +145,7 @@ class Work(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     grace_s: float = DEFAULT_GRACE_S
     noop: bool = False  # goes to a bot like any task but starts no process
     marker: bool = False  # never reaches a bot: the engine completes it when it is ready
+    terminate: bool = False  # tells the bot that takes it to end itself, when nothing else runs there
     payload: Payload | None = None
 
 

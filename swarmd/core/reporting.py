@@ -41,8 +41,11 @@ class Reporting(Ending):
 
     # ------------------------------------------------------------- offers
 
-    def offer(self, now: float, session_id: SessionId, key: str, limit: int) -> list[Attempt]:
-        """Up to `limit` new attempts for a session, in order of priority, then age.
+    def offer(
+        self, now: float, session_id: SessionId, key: str, limit: int, accept_s: float | None = None
+    ) -> list[Attempt]:
+        """Up to `limit` new attempts for a session, in order of priority, then age. They go back after `accept_s`
+        (None: that of the settings) without a sign that they were started.
 
         The same `key` again gives the same attempts (those not yet started), also after a restart, and no
         new ones.
@@ -61,12 +64,14 @@ class Reporting(Ending):
             task = best_head(bot.satisfies, self.tasks)
             if task is None:
                 break
-            offered.append(self._offer_one(now, session, task, key))
+            offered.append(self._offer_one(now, session, task, key, accept_s))
         if offered:
             self.moved.add(session.id)
         return offered
 
-    def _offer_one(self, now: float, session: Session, task: Task, key: str) -> Attempt:
+    def _offer_one(
+        self, now: float, session: Session, task: Task, key: str, accept_s: float | None
+    ) -> Attempt:
         assert task.state is TaskState.PENDING and task.attempt is None
         left_s = max(0.0, task.due_at - now)
         self.unqueue(task)
@@ -74,7 +79,7 @@ class Reporting(Ending):
         attempt = Attempt(
             AttemptId(self.ids.next(now)), task.id, task.tries, session.bot, session.id, key, now
         )
-        attempt.accept_due_at = now + self.settings.accept_s
+        attempt.accept_due_at = now + (self.settings.accept_s if accept_s is None else accept_s)
         attempt.remaining_s = left_s
         task.attempt = attempt
         task.last_attempt = attempt.id
@@ -225,7 +230,7 @@ class Reporting(Ending):
                         now, attempt, Outcome(ok=False, reason="its bot did not report the end of the stop")
                     )
             elif attempt.accept_due_at <= now:
-                self.drop(now, attempt, f"not started within {self.settings.accept_s:g} s")
+                self.drop(now, attempt, f"not started within {now - attempt.offered_at:g} s")
             elif attempt.limit_due_at <= now:
                 self._limit_passed(now, session, attempt)
 

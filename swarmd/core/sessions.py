@@ -15,6 +15,7 @@ from swarmd.core.reporting import Reporting
 
 UNCHANGED = "\0unchanged"  # for a reason that is not touched
 MAX_REASON = 1_000
+MAX_MESSAGE = 10_000
 
 
 class Newcomer(Struct, frozen=True):
@@ -64,6 +65,7 @@ class Sessions(Reporting):
         old = bot.session
         if old is not None and old.key == newcomer.session_key and bot.protocol == newcomer.protocol:
             self._describe(now, bot, newcomer, dimensions)
+            self.touch_bot(bot)
             self.seen(now, old.id)
             return Opened(
                 old.id, old.deadline_s, [id for id in newcomer.keeps if id not in old.attempts], False
@@ -83,6 +85,7 @@ class Sessions(Reporting):
         if bot.order in (BotOrder.RESTART, BotOrder.UPDATE):
             bot.order = None  # it has come back: the order was carried out
         self._describe(now, bot, newcomer, dimensions)
+        self.touch_bot(bot)
         self.touch_session(session)
         self.moved.add(session.id)
         self.emit(
@@ -127,6 +130,20 @@ class Sessions(Reporting):
             self.touch_attempt(attempt)
         self._end(now, old, "replaced by a new session of the same bot", uncounted=False)
 
+    def describe(self, now: float, newcomer: Newcomer) -> None:
+        """A bot with an open session says anew what it is. Nothing is written when that is what it said before, but
+        for its `state`, which is memory only. Raises `Refused` for bad dimensions, `Unknown`.
+        """
+        bot = self.bot_named(newcomer.bot)
+        assert bot.session is not None, f"bot {bot.id} has no session"
+        dimensions = check_bot(newcomer.bot, newcomer.dimensions)
+        assigned = {**newcomer.assigned, FEATURE: newcomer.features}
+        if (bot.version, bot.dimensions, bot.assigned) == (newcomer.version, dimensions, assigned):
+            bot.state = newcomer.state
+            return
+        self._describe(now, bot, newcomer, dimensions)
+        self.touch_bot(bot)
+
     def _describe(
         self, now: float, bot: Bot, newcomer: Newcomer, dimensions: dict[str, tuple[str, ...]]
     ) -> None:
@@ -135,7 +152,7 @@ class Sessions(Reporting):
         bot.last_seen_at = now
         assigned = {**newcomer.assigned, FEATURE: newcomer.features}
         values = values_of(dimensions, assigned)
-        if values != bot.values or not bot.values or bot.dimensions != dimensions:
+        if values != bot.values or bot.dimensions != dimensions or bot.assigned != assigned:
             self.capacity_changed(now, bot)
             if bot.session is not None and bot.session.free:  # a call of it waits
                 self._hand_wakes_on(bot.session)
@@ -143,7 +160,6 @@ class Sessions(Reporting):
             self.matching.leave(bot)
             bot.dimensions, bot.assigned, bot.values = dimensions, assigned, values
         self.matching.enter(bot)
-        self.touch_bot(bot)
 
     def seen(self, now: float, session_id: SessionId) -> Session:
         """A sign of life: the session's deadline moves. Memory only; raises `Unknown` when it is not open."""
@@ -151,6 +167,10 @@ class Sessions(Reporting):
         session.due_at = now + session.deadline_s
         self.bots[session.bot].last_seen_at = now
         return session
+
+    def bot_tells(self, now: float, bot_id: BotId, kind: str, message: str) -> None:
+        """An entry in the history of a bot that the bot itself asked for. Raises `Unknown`."""
+        self.emit(now, kind, bot=self.bot_named(bot_id).id, detail={"message": message[:MAX_MESSAGE]})
 
     def close_session(self, now: float, session_id: SessionId, reason: str) -> None:
         """The bot says goodbye: offers go back uncounted, accepted attempts are lost."""

@@ -32,7 +32,6 @@ from swarmd.logs import set_up
 from swarmd.store.backend import Backend, open_backend
 from swarmd.store.blobs import drop_incomplete
 from swarmd.store.errors import StoreError
-from swarmd.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
     from swarmd.cli.options import ServeOptions
@@ -91,6 +90,8 @@ async def serve_config(
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
     """The whole daemon. `say` gets the line `swarmd ready …`. Raises what is worth a sentence."""
+    from swarmd.api.migrations import MIGRATIONS
+
     raise_open_files_limit()
     unix = Path(config.unix) if config.unix else None
     # First the addresses: a daemon that cannot listen makes no file. Who calls meanwhile waits in the listener's queue.
@@ -122,9 +123,9 @@ async def _live(
     reload: Callable[[], Config] | None,
     say: Callable[[str], None],
 ) -> None:
-    from swarmd.api.app import make_app
+    from swarmd.api.app import open_app
 
-    app = make_app(daemon)
+    app = await open_app(daemon)
     notifier = Notifier.from_environ(os.environ)
     shutdown = trio.Event()
     urls = [listener_url(listener) for listener in listeners]
@@ -142,7 +143,7 @@ async def _live(
                 say(f"swarmd ready {urls[0]}")
                 log.info("ready", extra={"urls": " ".join(urls), "db": config.db})
                 notifier.ready()
-                await _until_told(signals, partial(_reload, daemon, app.replace_guard, reload, notifier))
+                await _until_told(signals, partial(_reload, daemon, app.reconfigure, reload, notifier))
             notifier.stopping()
             log.info("stopping")
             daemon.stop_soon()
@@ -167,17 +168,18 @@ async def _until_told(signals: AsyncIterator[int], on_reload: Callable[[], Await
 
 async def _reload(
     daemon: Daemon,
-    replace_guard: Callable[[Config], None],
+    reconfigure: Callable[[Config], None],
     reload: Callable[[], Config] | None,
     notifier: Notifier,
 ) -> None:
-    """SIGHUP: token, networks, host names, log level and retention are read anew; the rest needs a restart."""
+    """SIGHUP: token, networks, host names, log level, retention and what Swarming bots are told are read anew; the
+    rest needs a restart."""
     if reload is None:
         return
     notifier.reloading()
     try:
         config = reload()
-        replace_guard(config)
+        reconfigure(config)
     except ConfigError as error:
         log.error("reload.refused", extra={"reason": _sentence(error)})
     else:

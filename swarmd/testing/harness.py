@@ -21,8 +21,9 @@ import msgspec
 import trio
 import trio_asyncio
 
-from swarmd.api.app import make_app
+from swarmd.api.app import open_app
 from swarmd.api.edge import Edge
+from swarmd.api.migrations import MIGRATIONS
 from swarmd.client import Client, open_client
 from swarmd.config import Config
 from swarmd.daemon.daemon import Daemon, open_daemon
@@ -31,7 +32,6 @@ from swarmd.daemon.retention import keep_within
 from swarmd.daemon.server import ServerSettings, serve
 from swarmd.store.backend import open_backend
 from swarmd.store.blobs import drop_incomplete
-from swarmd.store.schema import MIGRATIONS
 from swarmd.testing.clock import install_hold
 
 WALL = 1_790_000_000.0  # the wall clock of a test starts here: 21 September 2026
@@ -90,7 +90,7 @@ async def running(
             backend = await open_backend(path, durability=config.durability, migrations=MIGRATIONS)
             try:
                 daemon = await open_daemon(config, backend, wall=wall, failpoint=failpoint)
-                app = make_app(daemon)
+                app = await open_app(daemon)
                 listeners = await open_listeners(addresses, socket)
                 served = _silent_when(is_dead, app)
                 async with _serving(daemon, served, listeners, retention) as url, open_client(url) as client:

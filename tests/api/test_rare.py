@@ -6,7 +6,8 @@ import msgspec
 import pytest
 import trio
 
-from swarmd.api.edge import error_reply
+from swarmd.api.native import form
+from swarmd.api.problems import problem_of
 from swarmd.api.native.messages import ErrorAnswer
 from swarmd.client import ApiError, BotOrderRequest, task
 from swarmd.core.errors import Busy, Refused
@@ -89,8 +90,10 @@ async def test_a_body_that_is_cut_off_changes_nothing(autojump_clock, tmp_path):
     ],
 )
 def test_every_error_has_a_form(error, status, retry_after):
-    reply = error_reply(error)
-    assert reply is not None and reply.status == status
+    problem = problem_of(error)
+    assert problem is not None
+    reply = form(problem)
+    assert reply.status == status
     told = msgspec.json.decode(reply.body, type=ErrorAnswer).error
     assert told.code and told.message and told.remedy and "secret" not in told.message
     assert dict(reply.headers).get(b"retry-after", b"").decode() == (retry_after or "")
@@ -98,4 +101,4 @@ def test_every_error_has_a_form(error, status, retry_after):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
 def test_what_is_not_ours_to_answer(error):
-    assert error_reply(error) is None
+    assert problem_of(error) is None

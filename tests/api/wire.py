@@ -15,6 +15,11 @@ MAX_ANSWER = 32 << 20
 JSON = ("Content-Type", "application/json")
 
 
+class SwarmingError(msgspec.Struct, forbid_unknown_fields=True):
+    error: str
+    code: str
+
+
 class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
@@ -22,7 +27,10 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> ErrorBody:
-        """The error in our form; fails for any other body."""
+        """The error, in our form or in that of Swarming's bots; fails for any other body."""
+        if self.headers["content-type"] == "application/json; charset=utf-8":
+            told = msgspec.json.decode(self.body, type=SwarmingError, strict=True)
+            return ErrorBody(code=told.code, message=told.error, remedy=told.error)
         assert self.headers["content-type"] == "application/json", self
         return msgspec.json.decode(self.body, type=ErrorAnswer, strict=True).error
 

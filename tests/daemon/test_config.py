@@ -16,6 +16,7 @@ from swarmd.config import (
     parse_network,
     read_file,
 )
+from swarmd.config_swarming import BotGroup, SwarmingConfig
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,45 @@ def test_a_wrong_type_names_file_key_and_what_is_expected(tmp_path, line, says):
     with pytest.raises(ConfigError) as caught:
         config_of(ServeOptions(config=str(file)))
     assert caught.value.message.startswith(f"{file}: {says} (")
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "code"),
+    [
+        ("[swarming]\npol_s = 1", "swarming has an unknown key 'pol_s'", "unknown_key"),
+        ("swarming = 1", "swarming must be a table (Expected `object`, got `int`)", "bad_config"),
+        ("[swarming]\npoll_s = 'x'", "swarming.poll_s: Expected `float`, got `str`", "bad_config"),
+        ("[[swarming.groups]]\nbot = 1", "swarming.groups[0] has an unknown key 'bot'", "unknown_key"),
+        (
+            "[swarming.pools.lab]\nmode = 'x'",
+            "swarming.pools[...].mode: Invalid enum value 'x'",
+            "bad_config",
+        ),
+    ],
+)
+def test_a_fault_in_a_table_names_its_place(tmp_path, text, says, code):
+    file = tmp_path / "lab.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config_of(ServeOptions(config=str(file)))
+    assert (caught.value.message, caught.value.code) == (f"{file}: {says}", code)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"poll_hold_s": 55}, "poll_hold_s is 55"),
+        ({"poll_s": 0}, "poll_s is 0"),
+        ({"canary_percent": 101}, "canary_percent is 101"),
+        ({"server_url": "http://lab:1/"}, "server_url is 'http://lab:1/'"),
+        ({"server_url": "lab:1"}, "server_url is 'lab:1'"),
+        ({"groups": [BotGroup(), BotGroup()]}, "have no bots"),
+    ],
+)
+def test_swarming_settings_that_cannot_be(settings, says):
+    with pytest.raises(ConfigError) as caught:
+        Config(swarming=SwarmingConfig(**settings))
+    assert says in caught.value.message and caught.value.remedy
 
 
 def test_every_setting_has_words_for_what_is_expected():

@@ -5,11 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from swarmd.api.edge import Handler
+    from swarmd.api.calls import Reply
+    from swarmd.api.problems import Handler, Package, Problem
     from swarmd.daemon.daemon import Daemon
 
 
-def handlers(daemon: Daemon) -> dict[str, Handler]:
+def package(daemon: Daemon) -> Package:
+    from swarmd.api.native.routes import ROUTES
+    from swarmd.api.problems import Package
+
+    return Package("native", ROUTES, _handlers(daemon), ("/api/v1/",), form)
+
+
+def form(problem: Problem) -> Reply:
+    """An error as the native API tells it."""
+    from swarmd.api.calls import json_reply
+    from swarmd.api.native.messages import ErrorAnswer, ErrorBody
+
+    body = ErrorBody(
+        code=problem.code, message=problem.message, remedy=problem.remedy, details=problem.details
+    )
+    return json_reply(ErrorAnswer(error=body), problem.status, problem.headers)
+
+
+def _handlers(daemon: Daemon) -> dict[str, Handler]:
     """The handler of each name that `routes.ROUTES` uses."""
     from swarmd.api.native.blobs import BlobHandlers
     from swarmd.api.native.bots import BotHandlers

@@ -1,0 +1,45 @@
+"""LUCI Swarming: the API of its bots. Source: docs/swarming.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swarmd.api.problems import Handler, Package
+    from swarmd.daemon.daemon import Daemon
+
+PREFIXES = ("/swarming/", "/bot_code", "/bootstrap")
+
+
+async def package(daemon: Daemon) -> Package:
+    """Raises `ConfigError` for bot code, groups or hooks that cannot be used."""
+    from swarmd.api.problems import Package
+    from swarmd.api.swarming.accounts import AccountHandlers
+    from swarmd.api.swarming.bot_code import BotCode, CodeHandlers
+    from swarmd.api.swarming.bots import BotHandlers
+    from swarmd.api.swarming.context import Context
+    from swarmd.api.swarming.errors import form
+    from swarmd.api.swarming.rbe import RbeHandlers
+    from swarmd.api.swarming.routes import ROUTES
+    from swarmd.api.swarming.tasks import TaskHandlers
+    from swarmd.config import Config
+
+    context = Context(daemon)
+    await context.signer.load()
+    code = BotCode(context.config)
+    parts = (
+        BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context),
+        CodeHandlers(context, code),
+    )  # fmt: skip
+    handlers: dict[str, Handler] = {}
+    for route in ROUTES:
+        owners = [part for part in parts if hasattr(part, route.handler)]
+        assert len(owners) == 1, f"{route.handler} has {len(owners)} owners"
+        handlers[route.handler] = getattr(owners[0], route.handler)
+
+    def reload(config: Config) -> None:
+        prepared = BotCode(config.swarming)
+        context.reload(config)
+        code.become(prepared)
+
+    return Package("swarming", ROUTES, handlers, PREFIXES, form, reload, context.lesser)

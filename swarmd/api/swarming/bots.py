@@ -1,0 +1,308 @@
+"""How a Swarming bot comes, waits and goes: handshake, poll, event.
+
+The bot's main process makes these calls, and only while no task runs: so a poll says that the bot holds nothing, but
+for the task that a repeated poll asks for again. Source: protocol reference, handshake, poll, event, bot life.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import trio
+from msgspec import Struct
+
+from swarmd import __version__
+from swarmd.api.calls import Call, Reply
+from swarmd.api.swarming import wire
+from swarmd.api.swarming.bot_code import BotCode
+from swarmd.api.swarming.context import Context, health, reply, sick
+from swarmd.api.swarming.groups import Group
+from swarmd.api.swarming.offering import Offering
+from swarmd.api.swarming.tokens import SessionToken, TokenFault
+from swarmd.core.engine import Engine
+from swarmd.core.errors import Refused
+from swarmd.core.ids import to_text
+from swarmd.core.model import AttemptState, BotId, BotOrder, Session, SessionId
+from swarmd.daemon.sessions import Hold, held
+
+log = logging.getLogger("swarmd.swarming")
+
+RETRY_UPDATE_S = 300.0  # how soon a bot that failed to take new code is told again to take the same
+SICK_SLEEP_S = {"quarantined": (30.0, 60.0), "maintenance": (10.0, 20.0), "draining": (5.0, 10.0)}
+RIVAL_SLEEP_S = (30.0, 60.0)  # of a process whose bot has another one
+STREAK_FACTOR = 1.5  # of the pause of an idle bot, from poll to poll
+MAX_STREAK = 20
+EVENTS = {
+    "bot_error": "bot.error",
+    "bot_log": "bot.log",
+    "bot_rebooting": "bot.rebooting",
+    "bot_shutdown": "bot.shutdown",
+}
+GOODBYES = ("bot_rebooting", "bot_shutdown")
+
+
+class _Told(Struct):
+    """What a session said and was told last. In memory only."""
+
+    dimensions: Any = None
+    version: str = ""
+    group: str = ""
+    faults: list[str] = []
+    uuid: str = ""
+    answer: dict[str, Any] | None = None  # with work in it, to `uuid`
+
+
+class BotHandlers:
+    def __init__(self, context: Context, code: BotCode) -> None:
+        self._context = context
+        self._daemon = context.daemon
+        self._code = code
+        self._offering = Offering(context)
+        self._told: dict[SessionId, _Told] = {}
+        self._asked: dict[str, tuple[str, float]] = {}  # bot: the digest it was last told to take, and when
+
+    # ------------------------------------------------------------- handshake
+
+    async def swarming_handshake(self, call: Call) -> Reply:
+        body: wire.HandshakeCall = call.body
+        bot = wire.bot_id(body.dimensions)
+        group = self._context.group_of(call, bot)
+        key = wire.text(body.session_id, "session_id", wire.SESSION_ID)
+        await self._context.signer.ready()
+        given, faults = wire.dimensions(body.dimensions)
+        state, more = wire.state(body.state)
+        version = body.version if isinstance(body.version, str) else ""
+        with self._daemon.step() as (engine, now):
+            # Hooks have not run yet: what the bot is, its first poll tells.
+            known = engine.bots.get(BotId(bot))
+            dimensions = known.dimensions if known is not None else {"id": (bot,)}
+            newcomer = self._context.newcomer(group, bot, key, dimensions, version[:128], state)
+            opened = engine.open_session(now, newcomer)
+            engine.bot_says(now, BotId(bot), *health(body.state, given, [*faults, *more]))
+        if opened.is_new:
+            log.info("session.opened", extra={"bot": bot, "session": to_text(opened.session)})
+        await self._daemon.settled()
+        answer = {
+            "session": self._context.token(bot, key, group.config),
+            "bot_version": self._code.wanted(bot, self._context.server_url(call)) or version,
+            "server_version": __version__,
+            "bot_group_cfg": {"dimensions": group.assigned},
+            "bot_config_name": group.hooks_name,
+            "bot_config_rev": group.hooks_rev,
+        }
+        if group.hooks:
+            answer["bot_config"] = group.hooks
+        if group.mode != "native":
+            answer["rbe"] = self._rbe(group)
+        return reply(answer)
+
+    def _rbe(self, group: Group) -> dict[str, Any]:
+        sleep_s = self._context.config.poll_s
+        return {
+            "instance": "swarmd", "hybrid_mode": group.mode == "hybrid", "sleep": sleep_s, "poll_token": "unused",
+        }  # fmt: skip
+
+    # ------------------------------------------------------------- poll
+
+    async def swarming_poll(self, call: Call) -> Reply:
+        body: wire.PollCall = call.body
+        bot = wire.bot_id(body.dimensions)
+        group = self._context.group_of(call, bot)
+        await self._context.signer.ready()
+        token, fault = self._token(bot, body.session)
+        update = self._update(call, bot, body)
+        if update is not None:
+            return reply(self._with_session(update, token))
+        if token is None:
+            return reply({"cmd": "bot_restart", "message": f"Bot session: {fault}"})
+        if token.config != group.config:
+            return self._restart(token, "Restarting to pick up what the configuration says of this bot")
+        uuid = wire.text(body.request_uuid or "", "request_uuid", wire.REQUEST_UUID)
+        session = self._take_in(group, token, body, uuid)
+        if session is None:
+            log.warning("bot.rival", extra={"bot": bot, "process": token.session_key})
+            return self._sleep(token, random.uniform(*RIVAL_SLEEP_S))
+        told = self._told[session.id]
+        if uuid and uuid == told.uuid and told.answer is not None:
+            answer = told.answer
+        else:
+            answer = await self._answer(call, body, session, group, uuid)
+            told.uuid, told.answer = uuid, answer if answer.get("cmd") in ("run", "terminate") else None
+        await self._daemon.settled()
+        return reply(self._with_session(answer, token))
+
+    def _token(self, bot: str, text: object) -> tuple[SessionToken | None, str]:
+        try:
+            token = self._context.signer.read(text, SessionToken, self._daemon.clock.now())
+        except TokenFault as fault:
+            return None, fault.message
+        return (token, "") if token.bot == bot else (None, "it is of another bot")
+
+    def _with_session(self, answer: dict[str, Any], token: SessionToken | None) -> dict[str, Any]:
+        return answer if token is None else {**answer, "session": self._context.fresh(token)}
+
+    def _restart(self, token: SessionToken, message: str) -> Reply:
+        return reply(self._with_session({"cmd": "bot_restart", "message": message}, token))
+
+    def _sleep(self, token: SessionToken, duration_s: float) -> Reply:
+        return reply(self._with_session({"cmd": "sleep", "duration": duration_s}, token))
+
+    def _update(self, call: Call, bot: str, body: wire.PollCall) -> dict[str, Any] | None:
+        """Comes before everything else, so that a broken bot heals. One that could not take the code is left alone
+        for a while: it would try again at each poll."""
+        wanted = self._code.wanted(bot, self._context.server_url(call))
+        if wanted is None or not isinstance(body.version, str) or body.version == wanted:
+            self._asked.pop(bot, None)
+            return None
+        said = body.state.get("quarantined") if isinstance(body.state, dict) else None
+        asked = self._asked.get(bot)
+        now = self._daemon.clock.now()
+        if said and asked is not None and asked[0] == wanted and now < asked[1] + RETRY_UPDATE_S:
+            return None
+        self._asked[bot] = (wanted, now)
+        return {"cmd": "update", "version": wanted}
+
+    def _take_in(self, group: Group, token: SessionToken, body: wire.PollCall, uuid: str) -> Session | None:
+        """What a poll says of the bot. None when another process of this bot has the session."""
+        self._forget_ended()
+        state, faults = wire.state(body.state)
+        version = body.version[:128] if isinstance(body.version, str) else ""
+        self._daemon.note_life()
+        with self._daemon.step() as (engine, now):
+            session = self._context.open_session_of(token)
+            bot = engine.bots.get(BotId(token.bot))
+            if session is None:
+                if bot is not None and bot.session is not None:
+                    return None
+                dimensions = bot.dimensions if bot is not None else {"id": (token.bot,)}
+                newcomer = self._context.newcomer(
+                    group, token.bot, token.session_key, dimensions, version, state
+                )
+                engine.open_session(now, newcomer)
+                session = self._context.open_session_of(token)
+                assert session is not None
+            told = self._told.setdefault(session.id, _Told())
+            self._describe(engine, now, group, token, body, version, state, told)
+            known = told.dimensions if isinstance(told.dimensions, dict) else {}
+            engine.bot_says(now, session.bot, *health(body.state, known, [*told.faults, *faults]))
+            engine.seen(now, session.id)
+            # It holds nothing, but for what this very poll was given before.
+            asked = [a for a in session.attempts.values() if uuid and a.offer_key == uuid]
+            if len(asked) != len(session.attempts):
+                running = [a.id for a in asked if a.state is AttemptState.RUNNING]
+                engine.holds(now, session.id, running, (), lambda a: a not in asked)
+            return session
+
+    def _describe(
+        self, engine: Engine, now: float, group: Group, token: SessionToken, body: wire.PollCall, version: str,
+        state: bytes, told: _Told,
+    ) -> None:  # fmt: skip
+        bot = engine.bots[BotId(token.bot)]
+        if (told.dimensions, told.version, told.group) == (body.dimensions, version, group.config):
+            bot.state = state
+            return
+        found, faults = wire.dimensions(body.dimensions)
+        try:
+            newcomer = self._context.newcomer(group, token.bot, token.session_key, found, version, state)
+            if not faults:
+                engine.describe(now, newcomer)
+        except Refused as error:  # the bot keeps what it was, in quarantine
+            faults.append(error.message)
+        told.dimensions, told.version, told.group, told.faults = (
+            body.dimensions,
+            version,
+            group.config,
+            faults,
+        )
+
+    def _forget_ended(self) -> None:
+        sessions = self._daemon.engine.sessions
+        if len(self._told) > 2 * len(sessions) + 64:
+            self._told = {id: told for id, told in self._told.items() if id in sessions}
+
+    async def _answer(
+        self, call: Call, body: wire.PollCall, session: Session, group: Group, uuid: str
+    ) -> dict[str, Any]:
+        order = self._order(session)
+        if order is not None:
+            return order
+        bot = self._daemon.engine.bots[session.bot]
+        if reason := sick(bot):
+            return {"cmd": "sleep", "duration": random.uniform(*SICK_SLEEP_S[reason])}
+        rbe = {} if group.mode == "native" else {"rbe": self._rbe(group)}
+        if group.mode == "rbe" or (group.mode == "hybrid" and body.force is not True):
+            return {"cmd": "rbe", **rbe}
+        work = await self._work(call, session, group, uuid)
+        if work is not None:
+            return {**work, **rbe}
+        if rbe:
+            return {"cmd": "rbe", **rbe}
+        return self._order(session) or {"cmd": "sleep", "duration": self._pause_s(body.state)}
+
+    def _order(self, session: Session) -> dict[str, Any] | None:
+        """What a person asked of the bot."""
+        order = self._daemon.engine.bots[session.bot].order
+        if order is BotOrder.TERMINATE:
+            return {"cmd": "terminate", "task_id": f"{session.id:x}1"}
+        if order is not None:
+            return {"cmd": "bot_restart", "message": f"told to {order.value}"}
+        return None
+
+    def _pause_s(self, state: object) -> float:
+        streak = state.get("sleep_streak") if isinstance(state, dict) else 0
+        steps = min(streak, MAX_STREAK) if isinstance(streak, int) and streak > 0 else 0
+        config = self._context.config
+        return min(max(config.poll_max_s, config.poll_s), config.poll_s * STREAK_FACTOR**steps)
+
+    async def _work(self, call: Call, session: Session, group: Group, uuid: str) -> dict[str, Any] | None:
+        """The task that this poll gets, perhaps after a wait for one."""
+        until = trio.current_time() + self._context.config.poll_hold_s
+        with self._context.holds.take_over(session.id) as hold, held(self._daemon, session):
+            while True:
+                with self._daemon.step() as (engine, now):
+                    if session.id not in engine.sessions:
+                        return None
+                    running = [a for a in session.attempts.values() if uuid and a.offer_key == uuid]
+                    key = uuid or f"poll {now}"
+                    accept_s = self._context.config.death_timeout_s  # hooks run before the first sign
+                    fresh = (
+                        [] if running or hold.called_back else engine.offer(now, session.id, key, 1, accept_s)
+                    )
+                    offers = running or fresh
+                for attempt in offers:
+                    made = await self._offering.tell(call, attempt, group)
+                    if made is not None:
+                        return made
+                if offers:
+                    continue  # it could not be told, or was canceled: the next one
+                if await self._is_over(hold, session, until):
+                    return None
+
+    async def _is_over(self, hold: Hold, session: Session, until: float) -> bool:
+        """Waits for work; True when there is no more to wait for."""
+        over = hold.called_back or self._daemon.stopping.is_set() or trio.current_time() >= until
+        if over or session.id not in self._daemon.engine.sessions or self._order(session) is not None:
+            return True
+        await hold.wait(1, until)
+        return False
+
+    # ------------------------------------------------------------- event
+
+    async def swarming_event(self, call: Call) -> Reply:
+        body: wire.EventCall = call.body
+        token = await self._context.session(call, body.session)
+        if body.event not in EVENTS:
+            raise wire.bad(f"event is {body.event!r}"[:80], f"send one of {', '.join(EVENTS)}")
+        wire.text(body.request_uuid or "", "request_uuid", wire.REQUEST_UUID)
+        if wire.state(body.state)[1]:
+            raise wire.bad("state is no object")
+        message = body.message if isinstance(body.message, str) else ""
+        with self._daemon.step() as (engine, now):
+            engine.bot_tells(now, BotId(token.bot), EVENTS[body.event], message)
+            session = self._context.open_session_of(token)
+            if session is not None and body.event in GOODBYES:
+                engine.close_session(now, session.id, f"{body.event}: {message[:200]}")
+        await self._daemon.settled()
+        return reply({})

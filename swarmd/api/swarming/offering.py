@@ -1,0 +1,67 @@
+"""From an attempt to what the bot is told of it: a manifest, an order to end, or the end of what cannot be told."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from swarmd.api.calls import Call
+from swarmd.api.swarming.context import Context
+from swarmd.api.swarming.groups import Group
+from swarmd.api.swarming.ids import run_id
+from swarmd.api.swarming.manifest import Told, manifest, task_dimensions
+from swarmd.core.dimensions import FEATURE
+from swarmd.core.ids import to_text
+from swarmd.core.model import Attempt, BotId, Outcome, Work
+
+log = logging.getLogger("swarmd.swarming")
+
+
+class Offering:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def tell(self, call: Call, attempt: Attempt, group: Group) -> dict[str, Any] | None:
+        """`{"cmd": "run", …}` or `{"cmd": "terminate", …}` for a live attempt; None when it ended meanwhile.
+
+        A task whose payload no bot could read ends here, as one that cannot be started.
+        """
+        daemon = self._context.daemon
+        task = daemon.engine.tasks.get(attempt.task)
+        bot = daemon.engine.bots.get(BotId(attempt.bot))
+        if task is None or bot is None:
+            return None
+        slice, requires = task.slice, task.facts.requires.requirements
+        told = Told(
+            run_id=run_id(attempt), server=self._context.server_url(call), bot=attempt.bot,
+            bot_dimensions={k: v for k, v in {**bot.dimensions, **bot.assigned}.items() if k != FEATURE},
+            task_dimensions=task_dimensions(requires, bot),
+            task_account=self._context.config.task_account, system_account=self._context.config.system_account,
+            realm="",
+        )  # fmt: skip
+        if not daemon.works.has_all([attempt.task]):
+            await daemon.settled()
+        text = (await daemon.works.get([attempt.task])).get(attempt.task)
+        if text is None:
+            return None
+        work = msgspec.json.decode(text.of_slice(slice), type=Work)
+        if work.terminate:
+            return {"cmd": "terminate", "task_id": told.run_id}
+        try:
+            made = manifest(work, text, attempt, told)
+        except msgspec.MsgspecError as error:
+            self._refuse(
+                attempt, f"its payload is not one of type {work.payload and work.payload.type}: {error}"
+            )
+            return None
+        return {"cmd": "run", "manifest": made}
+
+    def _refuse(self, attempt: Attempt, reason: str) -> None:
+        log.warning("task.unreadable", extra={"attempt": to_text(attempt.id), "reason": reason})
+        with self._context.daemon.step() as (engine, now):
+            if attempt.id in engine.attempts:
+                engine.finish(
+                    now, attempt.session, attempt.id, Outcome(ok=False, client_error=True, reason=reason)
+                )
