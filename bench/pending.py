@@ -85,7 +85,7 @@ from swarmd.core.submitting import SliceSpec, TaskSpec
 from swarmd.core.world import Settings
 from swarmd.store.backend import open_backend
 from swarmd.store.rows import batch_of
-from swarmd.store.schema import MIGRATIONS
+from swarmd.api.migrations import MIGRATIONS
 import time
 async def main():
     async with trio_asyncio.open_loop():

@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from swarmd.api.native import form
-from swarmd.api.problems import problem_of
 from swarmd.api.native.messages import ErrorAnswer
+from swarmd.api.problems import problem_of
 from swarmd.client import ApiError, BotOrderRequest, task
 from swarmd.core.errors import Busy, Refused
 from swarmd.core.submitting import LookAgain, TaskSpec

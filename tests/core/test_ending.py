@@ -281,7 +281,7 @@ def test_a_child_offered_to_the_bot_of_its_parent_goes_with_it(how: str) -> None
     world = World(accept_s=201, session_deadline_s=60 if how == "silent" else 500)
     parent = world.submit(bot_retries=0, hard_limit_s=200.0, grace_s=1.0)
     bot = world.bot("p", slots=2, enforces_limits=False)
-    attempt = bot.take()
+    bot.take()
     child = world.submit(parent=parent)
     assert [a.task for a in bot.poll()] == [child]
     if how == "replaced":

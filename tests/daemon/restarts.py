@@ -9,13 +9,13 @@ from functools import partial
 import trio
 import trio_asyncio
 
-from swarmd.api.app import make_app
+from swarmd.api.app import open_app
+from swarmd.api.migrations import MIGRATIONS
 from swarmd.config import Config
 from swarmd.daemon.daemon import open_daemon
 from swarmd.daemon.listeners import open_listeners
 from swarmd.daemon.server import ServerSettings, serve
 from swarmd.store.backend import open_backend
-from swarmd.store.schema import MIGRATIONS
 from swarmd.testing.clock import install_hold
 from swarmd.testing.harness import YEAR_S, virtual_wall
 
@@ -63,7 +63,7 @@ class Restarting:
             async with trio.open_nursery() as nursery:
                 await nursery.start(daemon.run)
                 async with trio.open_nursery() as serving:
-                    app = make_app(daemon)
+                    app = await open_app(daemon)
                     await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
                     task_status.started()
                     await self._stop.wait()

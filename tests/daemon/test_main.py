@@ -169,8 +169,8 @@ def newer(path: Path) -> None:
 def made(path: Path) -> None:
     import trio_asyncio
 
+    from swarmd.api.migrations import MIGRATIONS
     from swarmd.store.backend import open_backend
-    from swarmd.store.schema import MIGRATIONS
 
     async def make() -> None:
         async with trio_asyncio.open_loop():

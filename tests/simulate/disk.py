@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import trio
 
+from swarmd.api.migrations import MIGRATIONS
 from swarmd.store.backend import READERS, FileBackend, JobConnection, MemoryBackend, _claim, in_snapshot
 from swarmd.store.errors import StoreBroken
 from swarmd.store.lock import FileLock
-from swarmd.store.schema import MIGRATIONS
 from swarmd.store.space import lacks_space
 
 T = TypeVar("T")

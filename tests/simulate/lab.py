@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from swarmd.api.app import make_app
+from swarmd.api.app import open_app
 from swarmd.config import Config
 from swarmd.core.engine import Engine
 from swarmd.daemon.daemon import Daemon, open_daemon
@@ -148,7 +148,7 @@ class Lab:
         shutdown = trio.Event()
         listening = self.net.listen()
         async with trio.open_nursery() as serving:
-            app = make_app(daemon)
+            app = await open_app(daemon)
             listeners: Any = [listening]
             await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
             self.daemon = daemon
