@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import secrets
 from typing import TypeVar
@@ -126,4 +125,4 @@ class Signer:
 
     def _mac(self, kind: type[Signed], payload: bytes) -> bytes:
         assert self._key, "ready() was not awaited"
-        return hmac.digest(self._key, kind.__name__.encode() + b"\0" + payload, hashlib.sha256)
+        return hmac.digest(self._key, kind.__name__.encode() + b"\0" + payload, "sha256")
