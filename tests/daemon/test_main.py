@@ -326,9 +326,12 @@ async def test_a_real_full_disk_loses_nothing(tmp_path):
             free = os.statvfs(folder)
             ballast.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - 8192))
             codes = []
+            has_room = trio.Event()
 
             async def fill() -> None:
                 for number in range(50):
+                    if has_room.is_set():
+                        return  # else it would fill the disk a second time
                     try:
                         await client.submit([task(argv=["y" * 60_000 + str(number)])])
                     except Exception as error:
@@ -343,6 +346,7 @@ async def test_a_real_full_disk_loses_nothing(tmp_path):
                     assert (await client.get(ids[0])).state == "PENDING"
                     with pytest.raises(Exception, match="disk is full"):
                         await client.submit([task(argv=["z"])])
+                    has_room.set()
                     ballast.unlink()
                     while (await client.health()).out_of_space:
                         await trio.sleep(0.1)
