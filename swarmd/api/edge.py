@@ -36,7 +36,7 @@ class Edge:
 
     def __init__(self, daemon: Daemon, packages: Sequence[Package]) -> None:
         """Raises `ConfigError` for a token file that cannot be used."""
-        from swarmd.api.quart_side import quart_app  # heavy: only when a server is made
+        from swarmd.api.quart_side import quart_answers  # heavy: only when a server is made
 
         self.daemon = daemon
         self.packages = tuple(packages)
@@ -52,7 +52,7 @@ class Edge:
         self._patterns: dict[int, list[tuple[tuple[str, ...], dict[str, Route]]]] = {}
         for route in self.routes:
             self._add(route)
-        self._quart = quart_app(self)
+        self._quart = quart_answers(self)
 
     def _add(self, route: Route) -> None:
         assert route.handler in self._handlers, f"no handler {route.handler}"
@@ -100,8 +100,7 @@ class Edge:
                 raise
             await _send(reply, send, scope["method"])
             return
-        scope["swarmd.call"] = call
-        await self._quart(scope, receive, send)
+        await self._quart(call, scope, receive, send)
 
     def _look(self, scope: Any) -> Call:
         """Checks everything that can be checked before the body. Raises what `error_reply` knows."""

@@ -1,12 +1,13 @@
-"""The quart application behind the edge: one rule for each route that is not hot.
+"""The quart application behind the edge, for each route that is not hot.
 
 The edge has checked the call already; quart reads bodies, streams answers and cancels a handler whose client is gone.
-No page of the framework can appear: a request reaches it only with a route that it has a rule for.
+No page of the framework can appear: whatever was asked reaches it as a request for "/" of "localhost", the only one
+that it has a rule for. (Its own matching knows no line ends in a path, and fails at a host that is no name.)
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from quart import Response, request
@@ -17,23 +18,28 @@ from swarmd.api.calls import Call, Reply
 if TYPE_CHECKING:
     from swarmd.api.edge import Edge
 
+THE_REQUEST = {"path": "/", "raw_path": b"/", "query_string": b"", "headers": [(b"host", b"localhost")]}
 
-def quart_app(edge: Edge) -> QuartTrio:
+
+def quart_answers(edge: Edge) -> Callable[[Call, Any, Any, Any], Awaitable[None]]:
+    """Gives what answers `(call, scope, receive, send)`."""
     app = QuartTrio("swarmd", root_path=".", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = None  # each route has its own limit
     app.config["BODY_TIMEOUT"] = None
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
 
-    async def view(**_: Any) -> Response:
+    async def view() -> Response:
         call: Call = request.scope["swarmd.call"]
         return _response(await edge.answer(call, _chunks()), call.route.method)
 
-    # The edge has matched the path (and taken a token out of it), so one rule takes all.
     methods = sorted({route.method for route in edge.routes})
     app.add_url_rule("/", "root", view, methods=methods, provide_automatic_options=False)
-    app.add_url_rule("/<path:rest>", "route", view, methods=methods, provide_automatic_options=False)
-    return app
+
+    async def answer(call: Call, scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, **THE_REQUEST, "swarmd.call": call}, receive, send)
+
+    return answer
 
 
 def _chunks() -> Callable[[], AsyncIterator[bytes]]:

@@ -114,6 +114,14 @@ async def test_our_own_names_are_taken(host, autojump_clock):
         assert (await send(daemon.url, "GET", "/api/v1/counts", headers=typed, host=host)).status == 200
 
 
+@pytest.mark.parametrize("host", ["", "..", "a" * 300, "[::1", "a b", "x:99999", "\xff", "user@localhost"])
+async def test_on_a_unix_socket_the_host_does_not_matter(host, autojump_clock):
+    async with running() as daemon:
+        for route in daemon.app.routes:
+            if route.method == "GET" and "{" not in route.path and route.produces != "text/event-stream":
+                assert (await send(daemon.url, "GET", route.path, host=host)).status == 200, route
+
+
 async def test_a_listed_host_is_taken(autojump_clock):
     async with running(tcp=True, config=Config(allow_host=["Lab.example"])) as daemon:
         assert (await send(daemon.url, "GET", "/api/v1/counts", host="lab.EXAMPLE:8710")).status == 200
@@ -214,6 +222,7 @@ NO_PAGES = [
     ("GET", "/api/v1/tasks/"), ("GET", "//"), ("GET", "/%2e%2e/etc/passwd"), ("GET", "/api/v1/%00"), ("GET", "/..%2f"),
     ("TRACE", "/api/v1/tasks"), ("OPTIONS", "*"), ("FOO", "/api/v1/tasks"), ("POST", "/api/v1/health"),
     ("GET", "/api/v1/tasks/%ff%fe"), ("GET", "/api/v1/bots/%e2%98%83"), ("PROPFIND", "/"),
+    ("GET", "/api/v1/bots/a%0Ab"), ("GET", "/api/v1/tasks/%0D%0A/explain"), ("GET", "/api/v1/bots/%2F%2F"),
 ]  # fmt: skip
 
 
