@@ -17,7 +17,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
+from swarmd.offthread import in_thread
 
 from .errors import StoreError
 
@@ -43,7 +43,7 @@ async def backup(backend: Backend, target: Path) -> int:
     """
     async with backend.copying:
         await backend.read(lambda conn: copy_database(conn, target))
-    return (await trio.Path(target).stat()).st_size
+    return (await in_thread(target.stat)).st_size
 
 
 def copy_database(conn: sqlite3.Connection, target: Path) -> None:
