@@ -115,7 +115,11 @@ def _route(route: Route) -> Iterator[str]:
     for query in route.query:
         default = "" if query.default in (None, "") else f" Default: {query.default}."
         yield f"- `?{query.name}=` {type_text(types.type_info(query.type))}. {query.about}{default}"
-    if route.query:
+    for header in route.headers:
+        yield f"- header `{header.name}`: {header.about}"
+    for header in route.answer_headers:
+        yield f"- answer's header `{header.name}`: {header.about}"
+    if route.query or route.headers or route.answer_headers:
         yield ""
 
 
@@ -137,12 +141,10 @@ def _structs() -> list[type[Struct]]:
             visit(inner)
 
     for route in routes.ROUTES:
-        for type in (route.request, route.answer):
+        for type in (route.request, route.answer, *route.events.values()):
             if type is not None:
                 visit(types.type_info(type))
     visit(types.type_info(m.ErrorAnswer))
-    for payload in (output.OutputEvent, output.StateEvent, output.EndEvent):
-        visit(types.type_info(payload))
     visit(types.type_info(model.Work))
     return list(found)
 

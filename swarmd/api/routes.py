@@ -36,6 +36,14 @@ class Query(Struct, frozen=True):
     default: Any = None
 
 
+class Header(Struct, frozen=True):
+    """A header of a request, or one that every good answer has. `type` as for `Query`."""
+
+    name: str
+    type: Any
+    about: str
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """One route. `path` has `{name}` for a segment. `handler` is looked up in the package's handler
     classes."""
@@ -49,9 +57,12 @@ class Route(Struct, frozen=True, kw_only=True):
     answer: Any = None  # type of the JSON answer, None: see `produces`
     status: int = 200
     query: tuple[Query, ...] = ()
+    headers: tuple[Header, ...] = ()  # of the request; all may be left out
+    answer_headers: tuple[Header, ...] = ()
     body_limit: int = 16 * MIB
     raw_body: bool = False  # the body is bytes, read as a stream
     produces: str = "application/json"
+    events: dict[str, Any] = {}  # types of the JSON in its server-sent events, by kind; "": any kind
     hot: bool = (
         False  # taken by the raw ASGI path, in front of quart (which reads bodies ahead without bound)
     )

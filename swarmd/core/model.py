@@ -10,9 +10,9 @@ Source: docs/glossary.md (one word per idea).
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, Annotated, NewType
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 if TYPE_CHECKING:
     from swarmd.core.queue import RequirementSet
@@ -122,11 +122,22 @@ class Input(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True)
     executable: bool = False
 
 
+# Bytes, in JSON as base64; the pattern is for the OpenAPI file only.
+Base64 = Annotated[
+    bytes,
+    Meta(
+        extra_json_schema={
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        }
+    ),
+]
+
+
 class Payload(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A protocol's own message, opaque to the core: bots of that protocol get it unchanged."""
 
     type: str  # a type URL
-    data: bytes = b""
+    data: Base64 = b""
 
 
 class Work(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ from swarmd.core.model import (
     DEFAULT_GRACE_S,
     DEFAULT_HARD_LIMIT_S,
     DEFAULT_POOL,
+    Base64,
     Command,
     Condition,
     Input,
@@ -51,13 +52,32 @@ MAX_SEQ = 1 << 53
 
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Tag = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-Id = Annotated[str, Meta(min_length=13, max_length=13, description="An id: 13 characters of base 32.")]
+# Patterns that only the OpenAPI file says: what is checked is `core.ids` (which takes upper case, too) and
+# `core.dimensions`, whose refusals say more than a pattern could.
+ID_PATTERN = "[0-7][0-9a-hjkmnp-tv-z]{12}"
+KEY_PATTERN = r"^[a-zA-Z_.\-][0-9a-zA-Z_.\-]{0,63}$"
+
+Id = Annotated[
+    str,
+    Meta(
+        min_length=13, max_length=13, description="An id: 13 characters of base 32.",
+        extra_json_schema={"pattern": f"^{ID_PATTERN}$"},
+    ),
+]  # fmt: skip
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex.")]
 Span = Annotated[float, Meta(ge=0, le=MAX_SPAN_S)]
 PositiveSpan = Annotated[float, Meta(gt=0, le=MAX_SPAN_S)]
 Priority = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 BotName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Dimensions = Annotated[
+    dict[str, Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": 16})]],
+    Meta(extra_json_schema={"propertyNames": {"pattern": KEY_PATTERN}, "maxProperties": MAX_DIMENSION_KEYS}),
+]
+BotDimensions = Annotated[
+    dict[str, Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "uniqueItems": True})]],
+    Meta(max_length=256, extra_json_schema={"propertyNames": {"pattern": KEY_PATTERN}}),
+]
 Environment = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=256)], Text | None], Meta(max_length=MAX_ENV)
 ]
@@ -94,7 +114,7 @@ class ArrayRange(Request):
 class SliceRequest(Request):
     """An alternative of what is required, tried in order."""
 
-    dimensions: dict[str, list[str]]
+    dimensions: Dimensions
     expiration_s: PositiveSpan = DEFAULT_EXPIRATION_S
     wait_for_capacity: bool = True
 
@@ -126,7 +146,7 @@ class TaskRequest(Request):
     marker: bool = False
     payload: Payload | None = None
     pool: Pool = DEFAULT_POOL
-    dimensions: Annotated[dict[str, list[str]], Meta(max_length=MAX_DIMENSION_KEYS)] = {}
+    dimensions: Annotated[Dimensions, Meta(max_length=MAX_DIMENSION_KEYS)] = {}
     slices: Annotated[
         list[SliceRequest], Meta(max_length=8)
     ] = []  # instead of dimensions and what goes with them
@@ -406,6 +426,29 @@ class HealthAnswer(Answer):
     out_of_space: bool
 
 
+class OutputEvent(Answer):
+    """`data` stands at byte `offset` of `stream` of `attempt`."""
+
+    attempt: str
+    stream: StreamName
+    offset: int
+    data: Base64
+
+
+class StateEvent(Answer):
+    state: StateName
+    attempt: str | None
+
+
+class EndEvent(Answer):
+    """Nothing more will come: the operation is final."""
+
+    state: StateName
+    ok: bool | None
+    exit_code: int | None
+    reason: str
+
+
 class ErrorBody(Answer):
     code: str
     message: str
@@ -428,7 +471,7 @@ class Empty(Answer):
 class SessionRequest(Request):
     session_key: Annotated[str, Meta(min_length=8, max_length=128)]
     bot_key: Annotated[str, Meta(min_length=16, max_length=128)]
-    dimensions: Annotated[dict[str, list[str]], Meta(max_length=256)]
+    dimensions: BotDimensions
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 1
     version: Name = ""
     state: dict[str, Any] = {}
@@ -468,7 +511,7 @@ class OutputPiece(Request):
     attempt: Id
     stream: StreamName
     offset: Offset
-    data: bytes  # base64 in JSON
+    data: Base64  # base64 in JSON
 
 
 class SyncRequest(Request):

@@ -23,29 +23,6 @@ PIECE_BYTES = 64 << 10  # of a followed stream, in one event
 MAX_RESUMED = 128  # characters of Last-Event-ID
 
 
-class OutputEvent(m.Answer):
-    """`data` stands at byte `offset` of `stream` of `attempt`."""
-
-    attempt: str
-    stream: str
-    offset: int
-    data: bytes
-
-
-class StateEvent(m.Answer):
-    state: str
-    attempt: str | None
-
-
-class EndEvent(m.Answer):
-    """Nothing more will come: the operation is final."""
-
-    state: str
-    ok: bool | None
-    exit_code: int | None
-    reason: str
-
-
 class OutputHandlers:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -129,7 +106,7 @@ class OutputHandlers:
                 if place.told != (row.state, row.attempt or 0):
                     place.told = (row.state, row.attempt or 0)
                     attempt = to_text(row.attempt) if row.attempt is not None else None
-                    data = msgspec.json.encode(StateEvent(state=row.state.name, attempt=attempt))
+                    data = msgspec.json.encode(m.StateEvent(state=row.state.name, attempt=attempt))
                     yield ServerEvent(place.text(), "state", data).encode()
                 for one in attempts:  # also one that ended, and was followed by another, since the last look
                     if one.id >= place.attempt:
@@ -167,7 +144,7 @@ class OutputHandlers:
                     )
                 )
                 place.offsets[stream] = stop
-                piece = OutputEvent(attempt=to_text(state.id), stream=stream, offset=start, data=data)
+                piece = m.OutputEvent(attempt=to_text(state.id), stream=stream, offset=start, data=data)
                 yield ServerEvent(place.text(), "output", msgspec.json.encode(piece)).encode()
 
     # ------------------------------------------------------------- from a bot
@@ -243,7 +220,7 @@ class _Place:
 
 def _end(row: queries.OpRow) -> bytes:
     return msgspec.json.encode(
-        EndEvent(state=row.state.name, ok=row.ok, exit_code=row.exit_code, reason=row.reason)
+        m.EndEvent(state=row.state.name, ok=row.ok, exit_code=row.exit_code, reason=row.reason)
     )
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, get_args
 
 from msgspec import Meta
 
 from swarmd.api.native import messages as m
-from swarmd.api.routes import MIB, Query, Route, Verb
+from swarmd.api.routes import MIB, Header, Query, Route, Verb
 
 MAX_BLOB_BYTES = 64 << 30
 MAX_OUTPUT_BODY = 64 * MIB
 
+
+def told(pattern: str) -> Any:
+    """A text with a pattern for the OpenAPI file only: the handlers' own refusals say more."""
+    return Annotated[str, Meta(extra_json_schema={"pattern": f"^({pattern})$"})]
+
+
+IdOrNothing = told(f"|{m.ID_PATTERN}")
+State = "|".join(get_args(m.StateName))
+
 LIMIT = Query("limit", Annotated[int, Meta(ge=1, le=1000)], "How many items at the most.", 100)
-CURSOR = Query("cursor", str, "Go on where the `next` of an earlier answer stopped.", "")
+CURSOR = Query("cursor", IdOrNothing, "Go on where the `next` of an earlier answer stopped.", "")
+BOT_CURSOR = Query("cursor", str, CURSOR.about, "")  # a bot's name
 WAIT = Query(
     "wait_s",
     Annotated[float, Meta(ge=0, le=m.MAX_WAIT_S)],
@@ -21,21 +31,29 @@ WAIT = Query(
     0.0,
 )
 FILTERS = (
-    Query("state", str, "States, joined by commas.", ""),
+    Query("state", told(f"|({State})(,({State}))*"), "States, joined by commas.", ""),
     Query("pool", str, "Only this pool.", ""),
     Query("tag", str, "Only those that carry this tag.", ""),
     Query("name", str, "Only this name, exactly.", ""),
-    Query("graph", str, "Only operations of this graph.", ""),
+    Query("graph", IdOrNothing, "Only operations of this graph.", ""),
     Query("bot", str, "Only those whose newest attempt is on this bot.", ""),
     Query("failed", bool, "true: only those that are final and did not end ok.", None),
 )
-AFTER = Query("after", str, "Only events after this id.", "")
+AFTER = Query("after", IdOrNothing, "Only events after this id.", "")
 OUTPUT = (
     Query("offset", m.Offset, "First byte wanted.", 0),
     Query("limit", Annotated[int, Meta(ge=1, le=16 * MIB)], "How many bytes at the most.", MIB),
-    Query("attempt", str, "An attempt's id; without it, the newest.", ""),
+    Query("attempt", IdOrNothing, "An attempt's id; without it, the newest.", ""),
 )
-Stream = Literal["stdout", "stderr"]
+OUTPUT_HEADERS = (
+    Header("Swarmd-Offset", m.Offset, "Where the body's first byte stands in the stream."),
+    Header("Swarmd-End", m.Offset, "How long the stream is now."),
+    Header("Swarmd-Final", bool, "true: the body goes to the end, and nothing more will come."),
+    Header("Swarmd-Attempt", IdOrNothing, "The attempt whose output it is; empty while there is none."),
+)
+LENGTH = Header("Content-Length", Annotated[int, Meta(ge=0)], "Bytes of the body.")
+EVENT_RESUME = Header("Last-Event-ID", IdOrNothing, "Only events after this id; goes before `after`.")
+FOLLOW_RESUME = Header("Last-Event-ID", str, "The id of the last event that was seen: go on behind it.")
 API = "/api/v1"
 
 ROUTES: tuple[Route, ...] = (
@@ -133,8 +151,9 @@ ROUTES: tuple[Route, ...] = (
         verb=Verb.READ,
         query=(*OUTPUT, WAIT),
         produces="application/octet-stream",
+        answer_headers=OUTPUT_HEADERS,
         held_s=m.MAX_WAIT_S,
-        about="Bytes of an output stream. Headers: Swarmd-Offset, Swarmd-End, Swarmd-Final, Swarmd-Attempt.",
+        about="Bytes of an output stream.",
     ),
     Route(
         method="GET",
@@ -142,6 +161,8 @@ ROUTES: tuple[Route, ...] = (
         handler="follow_output",
         verb=Verb.READ,
         produces="text/event-stream",
+        headers=(FOLLOW_RESUME,),
+        events={"output": m.OutputEvent, "state": m.StateEvent, "end": m.EndEvent},
         about="Both output streams live, as server-sent events: `output`, `state`, `end`.",
     ),
     # graphs
@@ -209,6 +230,8 @@ ROUTES: tuple[Route, ...] = (
         verb=Verb.READ,
         produces="text/event-stream",
         query=(AFTER,),
+        headers=(EVENT_RESUME,),
+        events={"": m.EventInfo},
         about="All events live, as server-sent events; resumable by Last-Event-ID.",
     ),
     # bots
@@ -218,7 +241,7 @@ ROUTES: tuple[Route, ...] = (
         handler="list_bots",
         verb=Verb.READ,
         answer=m.BotList,
-        query=(LIMIT, CURSOR),
+        query=(LIMIT, BOT_CURSOR),
         about="List bots, by name.",
     ),
     Route(
@@ -295,6 +318,7 @@ ROUTES: tuple[Route, ...] = (
         handler="get_blob",
         verb=Verb.READ,
         produces="application/octet-stream",
+        answer_headers=(LENGTH,),
         about="The bytes of a blob.",
     ),
     Route(
@@ -303,6 +327,7 @@ ROUTES: tuple[Route, ...] = (
         handler="head_blob",
         verb=Verb.READ,
         produces="application/octet-stream",
+        answer_headers=(LENGTH,),
         about="Whether a blob is here, and its size as Content-Length.",
     ),
     Route(
@@ -387,6 +412,7 @@ ROUTES: tuple[Route, ...] = (
         handler="backup",
         verb=Verb.OPERATE,
         produces="application/octet-stream",
+        answer_headers=(LENGTH,),
         about="A consistent copy of the database file, as the answer's body.",
     ),
     Route(
