@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -242,7 +242,9 @@ class Run:
         doubled = len(ran) - len(set(ran))
         if doubled:
             self.fault(f"{doubled} commands ran twice")
-        commands = {row[0] for row in conn.execute("SELECT id FROM tasks WHERE CAST(work AS TEXT) NOT LIKE '%noop%'")}
+        commands = {
+            row[0] for row in conn.execute("SELECT id FROM tasks WHERE CAST(work AS TEXT) NOT LIKE '%noop%'")
+        }
         acknowledged = {from_text(id) for id in ids}
         missing = (commands & acknowledged) - {from_text(text) for text in ran}
         if missing:
@@ -289,9 +291,13 @@ def _environment() -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel gives to the near ends of connections: while the daemon is down, one of its own
+    clients could get its port, and even reach itself there."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, max(ephemeral, 11_000))))
+            return probe.getsockname()[1]
 
 
 def crash_loop(
