@@ -8,6 +8,7 @@ import logging
 import random
 import sqlite3
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ SETTLE_S = (
     6 * 3600.0
 )  # everything accepted is final by then: no limit or expiration of a task is above 20 min
 QUIET_S = 400.0  # the slowest replay, delay or silence is over
+LAST_LINES = 40  # of the traceback of a run that ends with an exception
 
 
 @dataclass
@@ -58,13 +60,21 @@ class Report:
 
 
 def simulate(seed: int, folder: Path, most_tasks: int = MOST_TASKS) -> Report:
-    """Runs `seed`, with 30 to `most_tasks` tasks and its file in `folder` (which must have none yet)."""
+    """Runs `seed`, with 30 to `most_tasks` tasks and its file in `folder` (which must have none yet).
+
+    A daemon or a client that ends with an exception is a fault like others: the next seed can be run.
+    """
     started = time.monotonic()
     clock = trio.testing.MockClock(autojump_threshold=0)
     with _repeatable(seed):
         run = _Run(seed, folder, most_tasks)
-        with _watched(run.history.faults, run.disk):
-            report = trio.run(run.run, clock=clock)
+        report = run.report
+        try:
+            with _watched(run.history.faults, run.disk):
+                trio.run(run.run, clock=clock)
+        except Exception:
+            lines = traceback.format_exc().splitlines()[-LAST_LINES:]
+            report.faults = [*run.history.faults, "\n".join(["the run ended with an exception:", *lines])]
     report.real_s = round(time.monotonic() - started, 2)
     return report
 
@@ -127,7 +137,7 @@ class _Run:
     def _rng(self) -> random.Random:
         return random.Random(self.rng.random())
 
-    async def run(self) -> Report:
+    async def run(self) -> None:
         install_hold(trio.lowlevel.current_clock())  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             self.net = Network(self._rng(), nursery, self.injected)
@@ -148,7 +158,6 @@ class _Run:
             nursery.cancel_scope.cancel()
         self._verify()
         self.report.virtual_s = round(trio.current_time(), 3)
-        return self.report
 
     def _fault(self, text: str) -> None:
         self.history.faults.append(text)
