@@ -16,6 +16,7 @@ from .results import Outcome
 LARGE_EVERY = 20  # of the simulation's seeds: each one that this divides is a world of full size
 SMALL_TASKS = 36  # of the others, at most: as in tests/simulate/test_simulate.py
 MODEL_STEPS = 100  # of one example, at most
+RUNNER = "DOSES_RUNNER"  # in the environment of a chunk: the process that it shall not outlive
 LAST_LINES = 40  # of a traceback or a log: what a fault tells
 
 
@@ -132,4 +133,4 @@ PARTS = {
 def environment(folder: Path) -> dict[str, str]:
     """Of a chunk: its files are in `folder`; nothing of ours is set that could change what it does."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SWARMD_")}
-    return {**env, "TMPDIR": str(folder)}
+    return {**env, "TMPDIR": str(folder), RUNNER: str(os.getpid())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -266,21 +265,67 @@ def test_a_world_whose_daemon_dies_is_a_fault_and_the_next_one_runs(monkeypatch)
     assert "AssertionError: memory contradicts itself" in outcome.faults[0]
 
 
-def test_a_chunk_ends_with_its_runner(tmp_path):
-    """Nothing goes on unseen after `kill -9` of the runner."""
-    code = (
-        "import os, sys; from tests.doses.chunk import run_chunk; from tests.doses.parts import Part\n"
-        "def run(seed, size):\n"
-        "    print('began', flush=True)\n"
-        "    os.write(1, b'began\\n')\n"
-        "    import signal\n"
-        "    signal.pause()\n"
-        "run_chunk(Part('a', 'a', 1, 1, 60, run), 1, 1)"
-    )
-    runner = "import subprocess, sys, os, signal; subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
-    runner += "stderr=subprocess.DEVNULL); signal.pause()"
-    with subprocess.Popen([sys.executable, "-c", runner, code], cwd=ROOT, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert os.read(parent.stdout.fileno(), 100) == b"began\n"
-        parent.kill()
-        assert parent.stdout.read() == b""  # the chunk was the last to hold the pipe
+CHUNK = """
+import os, sys
+from tests.doses.chunk import run_chunk
+from tests.doses.parts import Part
+from tests.doses.results import Outcome
+
+def run(seed, size):
+    try:
+        os.write(1, b"began\\n")
+        return Outcome(done=len(os.read(0, 1)))
+    finally:
+        os.write(1, b"ended what it started\\n")
+
+sys.exit(run_chunk(Part("a", "a", 1, 1, 60, run), 1, 1))
+"""
+STARTS = """
+import os, subprocess, sys, threading
+words, env = [sys.executable, "-c", sys.argv[1]], {**os.environ, "DOSES_RUNNER": str(os.getpid())}
+"""
+
+
+def started(runner: str) -> subprocess.Popen[bytes]:
+    """A process whose program is `runner`, which runs CHUNK."""
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTS + runner, CHUNK],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        pytest.param("subprocess.run(words, env=env)", id="its runner is killed"),
+        pytest.param("os.execve(words[0], words, os.environ)", id="it is told to"),
+    ],
+)
+def test_a_chunk_ends_what_it_started_when(runner):
+    with started(runner) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"began\n"
+        if "execve" in runner:
+            process.terminate()
+        else:
+            process.kill()
+        assert process.stdout.read() == b"ended what it started\n"  # and nobody holds the pipe
+    assert process.returncode == (-signal.SIGTERM if "execve" in runner else -signal.SIGKILL)
+
+
+def test_a_chunk_outlives_the_thread_that_started_it():
+    """Once it was told of that thread's end as of its runner's."""
+    runner = """
+def start():
+    global chunk
+    chunk = subprocess.Popen(words, env=env, stdin=subprocess.PIPE)
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+chunk.communicate(b"x")
+sys.exit(chunk.returncode)
+"""
+    with started(runner) as process:
+        assert process.stdout is not None
+        assert process.stdout.read().splitlines()[-1] == b'{"done":1,"counts":{},"faults":[]}'
+    assert process.returncode == 0
