@@ -314,11 +314,12 @@ def test_a_chunk_ends_what_it_started_when(runner):
 
 
 def test_a_chunk_outlives_the_thread_that_started_it():
-    """Once it was told of that thread's end as of its runner's."""
+    """Once it was told of that thread's end as if it were its runner's."""
     runner = """
 def start():
     global chunk
     chunk = subprocess.Popen(words, env=env, stdin=subprocess.PIPE)
+    sys.stdin.readline()
 thread = threading.Thread(target=start)
 thread.start()
 thread.join()
@@ -326,6 +327,9 @@ chunk.communicate(b"x")
 sys.exit(chunk.returncode)
 """
     with started(runner) as process:
-        assert process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"began\n"
+        process.stdin.write(b"it runs\n")
+        process.stdin.flush()
         assert process.stdout.read().splitlines()[-1] == b'{"done":1,"counts":{},"faults":[]}'
     assert process.returncode == 0
