@@ -83,9 +83,6 @@ class Edge:
     # ------------------------------------------------------------- the ASGI side
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
         if scope["type"] != "http":
             return
         try:

@@ -8,7 +8,8 @@ tests/daemon/test_server_fuzz.py tells whether a new version still fits.
 
 What the app sees: `scope["client"]` is `(host, port)` for a TCP peer and **None for a peer on a Unix socket**
 (only a Unix peer has None: a TCP connection whose peer cannot be named is not served). `scope["server"]`
-likewise. An app whose client is gone is cancelled; a client that closes its sending half counts as gone.
+likewise. Never a WebSocket: that is refused here. An app whose client is gone is cancelled; a client that
+closes its sending half counts as gone.
 """
 
 import logging
@@ -16,8 +17,7 @@ import math
 import socket
 import struct
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,26 +35,18 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from swarmd.daemon.listeners import Door, accept
+from swarmd.daemon.requests import H2_STREAMS, AppTasks, ASGIApp, Inbox, Message, Patient, Wait
 
 log = logging.getLogger("swarmd.server")
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Scope = MutableMapping[str, Any]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-AppSend = Callable[[Message | None], Awaitable[None]]  # hypercorn's: None says that the app has ended
-
 RECEIVE_BYTES = 64 * 1024  # one read from a socket
 PIECE_BYTES = 256 * 1024  # one write, with send_timeout_s each: a slow reader is not taken for a dead one
-INBOX_MESSAGES = 16  # body messages an app has not read yet, at most RECEIVE_BYTES each; then reading stops
-H2_STREAMS = 400  # at a time on one HTTP/2 connection; hypercorn's priority tree breaks at 1,000
-H2_APPS = 2 * H2_STREAMS  # requests of one connection still running, those that the client has reset included
+AHEAD_BYTES = RECEIVE_BYTES  # of a client that sends on while it waits: so far we read to see it go
 LINGER_S = 2.0  # how long we read on after an early answer, so that it is not lost in a reset
 CLOSE_S = 1.0  # for the last words of a connection
 LIFESPAN_S = 60.0  # for the start of the app, and for its stop
@@ -80,103 +72,23 @@ class LifespanFailed(Exception):
     """The app said that it cannot start or stop."""
 
 
-class TooManyRequests(Exception):
-    """One connection started more requests than `H2_APPS` without waiting for their end."""
+class Turn(EventWrapper):
+    """What hypercorn waits for when more came of a client whose request is still running."""
 
+    def __init__(self, patient: Patient) -> None:
+        super().__init__()
+        self._patient = patient
 
-class Inbox:
-    """What the app's `receive()` reads. `put` waits while it is full, but never for an app that has ended."""
-
-    def __init__(self) -> None:
-        self._messages: deque[Message] = deque()
-        self._last: Message | None = None  # the disconnect: told again and again
-        self._closed = False
-        self._news: trio.Event | None = None  # receive() waits
-        self._room: trio.Event | None = None  # put() waits
-        self.app = trio.CancelScope()  # around the app
-
-    async def put(self, message: Message) -> None:
-        if self._closed or self._last is not None:
-            return
-        if message["type"].endswith(".disconnect"):
-            self._last = message
-        elif not self._ends_last_body(message):
-            self._messages.append(message)
-        if self._news is not None:
-            self._news.set()
-        while len(self._messages) >= INBOX_MESSAGES and not self._closed and self._last is None:
-            self._room = trio.Event()
-            await self._room.wait()
-
-    def _ends_last_body(self, message: Message) -> bool:
-        """The empty end of a body becomes a mark on its last part: one `receive()` for a small request."""
-        if message["type"] != "http.request" or message["more_body"] or message["body"] or not self._messages:
-            return False
-        self._messages[-1]["more_body"] = False
-        return True
-
-    async def receive(self) -> Message:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._messages:
-            if self._last is not None:
-                await trio.lowlevel.checkpoint()  # an app that loops here must not stop the others
-                return self._last
-            self._news = trio.Event()
-            await self._news.wait()
-        message = self._messages.popleft()
-        if self._room is not None:
-            self._room.set()
-        return message
-
-    def close(self) -> None:
-        """The app has ended: what still comes is dropped."""
-        self._closed = True
-        self._messages.clear()
-        if self._room is not None:
-            self._room.set()
-
-
-class AppTasks:
-    """The running requests of one connection, in the form that hypercorn's protocols call."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self._running = 0
-
-    def spawn(self, func: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        self._nursery.start_soon(func, *args)
-
-    async def spawn_app(
-        self, app: ASGIApp, config: Config, scope: Scope, send: AppSend
-    ) -> Callable[[Message], Awaitable[None]]:
-        if self._running >= H2_APPS:
-            raise TooManyRequests(f"{self._running} requests of one connection are still running")
-        inbox = Inbox()
-        self._running += 1
-        self._nursery.start_soon(self._run, app, scope, inbox, send)
-        return inbox.put
-
-    async def _run(self, app: ASGIApp, scope: Scope, inbox: Inbox, send: AppSend) -> None:
-        try:
-            with inbox.app:
-                await app(scope, inbox.receive, send)
-        except* Exception as failures:
-            log.error(
-                "request.failed",
-                extra={"method": scope.get("method"), "path": scope["path"], "client": scope["client"]},
-                exc_info=failures,
-            )
-        finally:
-            inbox.close()
-            self._running -= 1
-        await send(None)  # a 500 if nothing was sent, the end of the connection or stream if only a part
+    async def wait(self) -> None:
+        await self._patient(super().wait)
 
 
 class Http1(H11Protocol):
-    """HTTP/1.1 with one write per small response, without the h2c upgrade (HTTP/2 needs no upgrade here)."""
+    """HTTP/1.1 with one write per small response, without upgrades (HTTP/2 needs none here)."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, patient: Patient) -> None:
         super().__init__(*args)
+        self.can_read = Turn(patient)
         self._held = b""  # a head whose body is about to come
         self._bad_head = False
 
@@ -215,6 +127,13 @@ class Http1(H11Protocol):
         if self._held:
             data, self._held = self._held, b""
             await self.send(RawData(data=data))
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in request.headers):
+            await self._send_error_response(403)  # stock's answer, which it may give twice
+            await self.send(Closed())
+            return
+        await super()._create_stream(request)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":
@@ -270,6 +189,9 @@ class Http2(H2Protocol):
         fields = dict(request.headers)
         if not (fields.get(b":path", b"").isascii() and fields[b":method"].isascii() and b":path" in fields):
             await self._reset(request.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            return
+        if fields[b":method"] == b"CONNECT":  # stock takes it for a WebSocket
+            await self._reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             return
         await super()._create_stream(request)
 
@@ -336,6 +258,7 @@ class Connection(TCPServer):
         self._scope = trio.CancelScope()  # cancel this, never the nursery in it
         self._dead = False  # a write failed or was cut: nothing more can be sent
         self._closing = False  # the last byte was sent
+        self._ahead = bytearray()  # read, and not yet looked at
         self._idle_ends_at = trio.current_time() + settings.header_s  # math.inf: a request is running
         self._nap = trio.CancelScope()
         self._became_idle = trio.Event()
@@ -362,9 +285,10 @@ class Connection(TCPServer):
             return  # gone before it said a word
         async with trio.open_nursery() as nursery:
             state = ConnectionState(self.state.copy())
-            parts = (self.app, self.config, self.context, AppTasks(nursery), state)
+            apps = AppTasks(nursery, self._patient)
+            parts = (self.app, self.config, self.context, apps, state)
             self._parts = (*parts, False, self._client, server, self.protocol_send)
-            self.protocol = Http1(*self._parts)
+            self.protocol = Http1(*self._parts, patient=self._patient)
             nursery.start_soon(self._watch_idle)
             await self._read()
             self._watch.cancel()
@@ -377,18 +301,40 @@ class Connection(TCPServer):
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
 
     async def _read(self) -> None:
-        data = b"-"
-        while data:
-            try:
-                data = await self.stream.receive_some(RECEIVE_BYTES)
-            except GONE:
+        while True:
+            if self._ahead:
+                data, self._ahead = bytes(self._ahead), bytearray()
+            elif not (data := await self._receive()):
                 break
             if self._closing:
                 continue  # read on and throw away
-            await self._feed(RawData(data=bytes(data)))
+            await self._feed(RawData(data=data))
             if self._idle_ends_at != math.inf and self.protocol.head_begun:
                 self._idle_until(min(self._idle_ends_at, trio.current_time() + self.settings.header_s))
         await self._feed(Closed())
+
+    async def _receive(self) -> bytes:
+        """What comes next; nothing when the client has gone."""
+        try:
+            return bytes(await self.stream.receive_some(RECEIVE_BYTES))
+        except GONE:
+            return b""
+
+    async def _patient(self, wait: Wait) -> None:
+        """Waits for an app before more is taken of what the client sends. We read on meanwhile, or a client that has
+        sent more than its request could go without our seeing it, and its request would run for nobody."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_ahead)
+            await wait()
+            nursery.cancel_scope.cancel()
+
+    async def _read_ahead(self) -> None:
+        while len(self._ahead) < AHEAD_BYTES:
+            data = await self._receive()
+            if not data:
+                self._scope.cancel()
+                return
+            self._ahead += data
 
     async def _feed(self, event: Event) -> None:
         try:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import socket
+import struct
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,7 +16,8 @@ import pytest
 import trio
 
 from swarmd.daemon.listeners import open_listeners
-from swarmd.daemon.server import INBOX_MESSAGES, RECEIVE_BYTES, ServerSettings, serve
+from swarmd.daemon.requests import INBOX_MESSAGES
+from swarmd.daemon.server import RECEIVE_BYTES, ServerSettings, serve
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 BIG = 30 * 1024 * 1024  # more than the sockets' buffers hold
@@ -262,6 +265,18 @@ async def test_bad_requests_are_told_so(autojump_clock):
 # --- time limits ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("behind", [b"", b"data before the handshake is over"])
+async def test_a_websocket_is_refused_before_the_app_hears_of_it(behind, caplog, autojump_clock):
+    async with running() as world, await world.connect() as client:
+        await client.send_all(
+            b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n" + behind
+        )
+        answer = await read_all(client)
+        assert answer.startswith(b"HTTP/1.1 403") and b"\r\nconnection: close\r\n" in answer, answer
+    assert world.app.started == 0 and events_of(caplog) == []
+
+
 async def test_an_idle_connection_is_closed_after_exactly_idle_s(autojump_clock):
     async with running(idle_s=600, header_s=30) as world, await world.connect() as client:
         for _ in range(2):
@@ -348,6 +363,55 @@ async def test_a_client_that_leaves_ends_its_request(autojump_clock):
             await client.aclose()
         await trio.sleep(0.01)
         assert world.app.cancelled == 2
+
+
+@pytest.mark.parametrize("go", ["close", "reset"])
+async def test_a_client_that_leaves_behind_further_requests_ends_the_running_one(go, autojump_clock):
+    async with running() as world:
+        client = await world.connect()
+        await client.send_all(GET.replace(b"hello", b"hold") + GET + b"garbage")
+        await trio.sleep(0.01)
+        await client.send_all(b"more of it" * 100)
+        await trio.sleep(0.01)
+        if go == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await client.aclose()
+        await trio.sleep(0.01)
+        assert world.app.cancelled == world.app.started == 1
+
+
+async def test_a_client_that_leaves_behind_an_unread_body_ends_its_request(autojump_clock):
+    async with running() as world:
+        client = await world.connect()
+        await client.send_all(post(b"/hold", length=10**6))
+        for _ in range(INBOX_MESSAGES + 3):
+            await client.send_all(b"a piece that nobody takes")
+            await trio.sleep(0.01)
+        await client.aclose()
+        await trio.sleep(0.01)
+        assert world.app.cancelled == 1
+
+
+async def test_what_was_read_ahead_is_answered_in_order(autojump_clock):
+    """A body in pieces behind a request that runs for long."""
+    body = os.urandom(3 * RECEIVE_BYTES)
+    async with running() as world, await world.connect() as client:
+        await client.send_all(GET.replace(b"hello", b"hold") + post(b"/echo", length=len(body)))
+
+        async def send_the_body():
+            for start in range(0, len(body), 10_000):
+                await client.send_all(body[start : start + 10_000])
+                await trio.sleep(0.01)
+            await client.send_all(GET)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_the_body)
+            await trio.sleep(10)
+            world.app.release.set()
+            got = b""
+            while not got.endswith(b"hello"):
+                got += await client.receive_some(2**20)
+        assert b"released" in got and body in got and got.index(b"released") < got.index(body)
 
 
 # --- the limit of connections -----------------------------------------------------------------------------
@@ -499,10 +563,11 @@ class H2Client:
         self.h2.initiate_connection()
         self.events = []
 
-    async def ask(self, path, body=None, end=True):
+    async def ask(self, path, body=None, end=True, method=None, more=()):
         stream_id = self.h2.get_next_available_stream_id()
-        method = b"GET" if body is None else b"POST"
+        method = method or (b"GET" if body is None else b"POST")
         fields = [(b":method", method), (b":path", path), (b":scheme", b"http"), (b":authority", b"a")]
+        fields += more
         self.h2.send_headers(stream_id, fields, end_stream=body is None and end)
         if body is not None:
             self.h2.send_data(stream_id, body, end_stream=end)
@@ -575,6 +640,15 @@ async def test_http2_non_ascii_path_is_reset_alone(caplog, autojump_clock):
         assert await client.wait(h2.events.ConnectionTerminated)
         assert trio.current_time() - since == pytest.approx(50)
     assert events_of(caplog) == []
+
+
+async def test_http2_websocket_is_reset_alone(caplog, autojump_clock):
+    """RFC 8441; stock takes every CONNECT for one."""
+    async with http2() as (world, client):
+        bad = await client.ask(b"/hello", method=b"CONNECT", more=[(b":protocol", b"websocket")])
+        assert (await client.wait(h2.events.StreamReset, bad)).error_code == 7  # REFUSED_STREAM
+        assert await client.status(await client.ask(b"/hello")) == 200
+    assert world.app.started == 1 and events_of(caplog) == []
 
 
 async def test_http2_app_errors(caplog, autojump_clock):
