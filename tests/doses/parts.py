@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .results import Outcome
@@ -120,12 +121,42 @@ def model(seed: int, size: float) -> Outcome:
     return Outcome(done=total["examples"], counts={"steps": total["steps"]}, faults=faults)
 
 
+def fuzz(seed: int, size: float) -> Outcome:
+    """`size` seconds of odd clients: half of them at the server alone, half at the whole daemon."""
+    import trio
+
+    from tests.daemon.fuzz import fuzz_daemon, fuzz_server
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    alone = trio.run(partial(fuzz_server, seed=seed, seconds=size / 2))
+    whole = trio.run(partial(fuzz_daemon, folder, seed=seed, seconds=size / 2))
+    total, faults = Counter[str](), list[str]()
+    for name, counts in (("server", alone), ("daemon", whole)):
+        total[f"connections to the {name}"] = counts.connections
+        total["well-behaved requests"] += counts.requests
+        total["failed requests"] += counts.failed
+        total["leaked descriptors"] += counts.leaked
+        faults += [f"{name}: {fault}" for fault in counts.faults]
+    return Outcome(done=round(alone.seconds + whole.seconds, 1), counts=dict(total), faults=faults)
+
+
+def schemas(seed: int, size: float) -> Outcome:
+    """`size` seconds of calls made from the OpenAPI file."""
+    from tests.schemas.run import run_schemas
+
+    folder = Path(tempfile.mkdtemp(prefix="schemas-"))
+    report = run_schemas(folder, seconds=size, seed=seed)
+    return Outcome(done=round(report.seconds, 1), counts={"calls": report.calls}, faults=report.faults)
+
+
 PARTS = {
     part.name: part
     for part in (
         Part("kills", "kills", 1_000, 50, 900, kills),
         Part("seeds", "seeds", 5_000, LARGE_EVERY, 900, seeds, seed_each=True),
         Part("model", "examples", 20_000, 500, 1_800, model),
+        Part("schemas", "s", 900, 60, 600, schemas),
+        Part("fuzz", "s", 600, 60, 600, fuzz),
     )
 }
 

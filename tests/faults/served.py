@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import trio
@@ -20,17 +20,21 @@ END_S = 20.0
 
 
 class Served:
-    """A running daemon. `url` is its address; `ended` waits for its end and gives exit code and standard error."""
+    """A running daemon. `url` is its address; `ended` waits for its end and gives exit code and standard error.
 
-    def __init__(self, path: Path, **environment: str) -> None:
+    With `log`, standard error goes to that file: a daemon that has much to say does not wait for a reader.
+    """
+
+    def __init__(self, path: Path, *, log: Path | None = None, **environment: str) -> None:
         self.path = path
         env = {name: value for name, value in os.environ.items() if not name.startswith("SWARMD_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "swarmd", "serve", "--db", str(path), "--listen", "127.0.0.1:0",
-             "--log-level", "error"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**env, **environment},
-        )  # fmt: skip
+        command = [sys.executable, "-m", "swarmd", "serve", "--db", str(path)]
+        with open(log, "ab") if log else nullcontext(subprocess.PIPE) as errors:
+            self.process = subprocess.Popen(
+                [*command, "--listen", "127.0.0.1:0", "--log-level", "error"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+                env={**env, **environment},
+            )  # fmt: skip
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.url = line.removeprefix("swarmd ready ").strip() if line.startswith("swarmd ready") else ""
@@ -53,9 +57,9 @@ class Served:
 
 
 @contextmanager
-def served(path: Path, **environment: str) -> Iterator[Served]:
+def served(path: Path, *, log: Path | None = None, **environment: str) -> Iterator[Served]:
     """A daemon that is ready; ended when the block is left."""
-    daemon = Served(path, **environment)
+    daemon = Served(path, log=log, **environment)
     try:
         assert daemon.url, daemon.ended()
         yield daemon
