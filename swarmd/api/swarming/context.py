@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from swarmd.api.swarming.ids import is_run_of
 from swarmd.api.swarming.tokens import AccessToken, SessionToken, Signer, TokenFault
 from swarmd.config import Config
 from swarmd.config_swarming import SwarmingConfig
+from swarmd.core.errors import Refused
 from swarmd.core.features import IO_LIMIT, PAYLOAD, TERMINATE, UNSET
 from swarmd.core.model import Attempt, AttemptId, AttemptState, Bot, BotId, Session
 from swarmd.core.sessions import Newcomer
@@ -25,6 +27,7 @@ PROTOCOL = "swarming"
 PROPERTIES = "swarming.properties"  # type of the payload that says all that a manifest can say
 RESULT = "swarming.result"  # type of the payload with what a bot reports beyond the outcome
 FEATURES = (IO_LIMIT, PAYLOAD + PROPERTIES, TERMINATE, UNSET)
+HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?")
 TASK_VERBS = frozenset({Verb.READ, Verb.SUBMIT, Verb.CHANGE})
 
 
@@ -117,10 +120,17 @@ class Context:
         return next((a for a in session.attempts.values() if is_run_of(named, a)), None)
 
     def server_url(self, call: Call) -> str:
-        """Where the caller reaches the daemon."""
+        """Where the caller reaches the daemon. Raises `Refused` for a Host that is no address: it gets into scripts."""
         if self.config.server_url:
             return self.config.server_url
-        return f"http://{call.headers.get('host', 'localhost')}"
+        host = call.headers.get("host", "")
+        if not HOST.fullmatch(host):
+            raise Refused(
+                "bad_host",
+                f"{host[:80]!r} is not where this daemon could be reached",
+                "set swarming.server_url",
+            )
+        return f"http://{host}"
 
 
 def check_id(token: SessionToken, given: object) -> None:
