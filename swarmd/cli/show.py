@@ -64,7 +64,8 @@ def print_details(details: TaskDetails) -> None:
             (
                 "limits",
                 f"hard {span(work.hard_limit_s)}, grace {span(work.grace_s)}"
-                + (f", io {span(work.io_limit_s)}" if work.io_limit_s else ""),
+                + (f", io {span(work.io_limit_s)}" if work.io_limit_s else "")
+                + (f", ping {span(work.ping_tolerance_s)}" if work.ping_tolerance_s else ""),
             ),
             ("retries", f"{details.retries}, after a lost bot {details.bot_retries}"),
             ("tags", ", ".join(details.tags)),

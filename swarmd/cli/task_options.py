@@ -47,6 +47,12 @@ OPTIONS = (
         "--grace", type=GRACE, metavar="SPAN", help="Between the polite and the forced stop.  [default: 30s]"
     ),
     click.option(
+        "--ping-tolerance",
+        type=PAUSE,
+        metavar="SPAN",
+        help="Its bot is lost when silent so long, 10s or more.  [default: as for all its tasks]",
+    ),
+    click.option(
         "--expiration",
         type=LIMIT,
         metavar="SPAN",
@@ -108,7 +114,7 @@ OPTIONS = (
     ),
 )
 NAMES = (
-    "name", "pool", "dimensions", "priority", "hard_limit", "io_limit", "grace", "expiration",
+    "name", "pool", "dimensions", "priority", "hard_limit", "io_limit", "grace", "ping_tolerance", "expiration",
     "retries", "bot_retries", "retry_wait", "after", "tags", "env", "cwd", "inputs", "outputs", "noop",
     "no_wait_for_capacity", "parent", "sameness", "share",
 )  # fmt: skip
@@ -165,7 +171,7 @@ def task_from(values: dict[str, Any], argv: tuple[str, ...], command: str = "sub
     for name in ("priority", "retries", "bot_retries"):
         if values[name] is not None:
             fields[name] = values[name]
-    for name in ("hard_limit", "io_limit", "grace", "expiration", "retry_wait"):
+    for name in ("hard_limit", "io_limit", "grace", "ping_tolerance", "expiration", "retry_wait"):
         if values[name] is not None:
             fields[f"{name}_s"] = values[name]
     dimensions: dict[str, list[str]] = {}

@@ -110,8 +110,7 @@ class Engine(Explaining):
             self.set_other_due(graph.touched_at + self.settings.open_graph_idle_s, "graph", graph.id)
 
     def load_session(self, now: float, session: Session) -> None:
-        """A session found open in the file starts with a full deadline."""
-        session.due_at = now + session.deadline_s
+        """A session found open in the file; its attempts are added by the calls that follow."""
         bot = self.bots[session.bot]
         bot.session = session
         bot.last_seen_at = now
@@ -155,7 +154,9 @@ class Engine(Explaining):
 
     def loaded(self, now: float) -> None:
         """Everything was added: queue what is PENDING, look up what is ready, drop children whose parents
-        are gone."""
+        are gone. A session found open in the file starts with its full patience."""
+        for session in self.sessions.values():
+            session.due_at = now + self.patience_s(session)
         for task in sorted(self.tasks.values(), key=lambda t: t.id):
             if task.id not in self.tasks:
                 continue  # it followed another one

@@ -154,6 +154,9 @@ class Work(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     hard_limit_s: float = DEFAULT_HARD_LIMIT_S
     io_limit_s: float = 0.0
     grace_s: float = DEFAULT_GRACE_S
+    ping_tolerance_s: float = (
+        0.0  # its bot is lost after so long without a sign of life; 0: as for any of its kind
+    )
     noop: bool = False  # goes to a bot like any task but starts no process
     marker: bool = False  # never reaches a bot: the engine completes it when it is ready
     terminate: bool = False  # tells the bot that takes it to end itself, when nothing else runs there
@@ -194,6 +197,7 @@ class SliceFacts:
         "hard_limit_s",
         "io_limit_s",
         "marker",
+        "ping_tolerance_s",
         "requires",
         "wait_for_capacity",
     )
@@ -207,6 +211,7 @@ class SliceFacts:
         io_limit_s: float,
         grace_s: float,
         marker: bool,
+        ping_tolerance_s: float,
     ) -> None:
         self.requires = requires
         self.expiration_s = expiration_s
@@ -215,6 +220,7 @@ class SliceFacts:
         self.io_limit_s = io_limit_s
         self.grace_s = grace_s
         self.marker = marker
+        self.ping_tolerance_s = ping_tolerance_s
 
 
 class Plan:

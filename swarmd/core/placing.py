@@ -18,7 +18,7 @@ from swarmd.core.model import (
 from swarmd.core.queue import RequirementSet, best_head
 from swarmd.core.world import World
 
-SliceKey = tuple[Requirements, float, bool, float, float, float, bool]
+SliceKey = tuple[Requirements, float, bool, float, float, float, bool, float]
 
 
 class Placing(World):
@@ -34,10 +34,12 @@ class Placing(World):
         plan = self.plans.get(key)
         if plan is None:
             facts = []
-            for requirements, expiration_s, waits, hard_s, io_s, grace_s, marker in slices:
+            for requirements, expiration_s, waits, hard_s, io_s, grace_s, marker, ping_s in slices:
                 requirement_set = self.matching.set_of(requirements)
                 requirement_set.users += 1
-                facts.append(SliceFacts(requirement_set, expiration_s, waits, hard_s, io_s, grace_s, marker))
+                facts.append(
+                    SliceFacts(requirement_set, expiration_s, waits, hard_s, io_s, grace_s, marker, ping_s)
+                )
             plan = self.plans[key] = Plan(tuple(facts), retries, bot_retries, retry_wait_s, carry)
             plan.key = key
         plan.users += 1

@@ -164,9 +164,14 @@ class Sessions(Reporting):
     def seen(self, now: float, session_id: SessionId) -> Session:
         """A sign of life: the session's deadline moves. Memory only; raises `Unknown` when it is not open."""
         session = self.session_named(session_id)
-        session.due_at = now + session.deadline_s
+        session.due_at = now + self.patience_s(session)
         self.bots[session.bot].last_seen_at = now
         return session
+
+    def patience_s(self, session: Session) -> float:
+        """How long a session may be silent: its deadline, or what a task that it has was submitted with."""
+        own = [self.tasks[a.task].facts.ping_tolerance_s for a in session.attempts.values()]
+        return max(own, default=0.0) or session.deadline_s
 
     def bot_tells(self, now: float, bot_id: BotId, kind: str, message: str) -> None:
         """An entry in the history of a bot that the bot itself asked for. Raises `Unknown`."""
@@ -182,7 +187,7 @@ class Sessions(Reporting):
         if session is None:
             return
         if not session.held and session.due_at <= now:
-            self._end(now, session, f"silent for {session.deadline_s:g} s", uncounted=False)
+            self._end(now, session, f"silent for {self.patience_s(session):g} s", uncounted=False)
         else:
             self.attempts_due(now, session)
 

@@ -445,7 +445,7 @@ def slice_key(work: Work, part: SliceSpec, pool: str) -> SliceKey:
     requirements = () if work.marker else canonical(part.dimensions, pool, features_of(work))
     return (
         requirements, part.expiration_s, part.wait_for_capacity, work.hard_limit_s, work.io_limit_s, work.grace_s,
-        work.marker,
+        work.marker, work.ping_tolerance_s,
     )  # fmt: skip
 
 

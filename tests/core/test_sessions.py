@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarmd.core.errors import Conflict, Refused, Unknown
-from swarmd.core.model import AttemptState, TaskState
+from swarmd.core.model import AttemptState, TaskState, Work
 
 from .builders import FakeBot, World
 
@@ -89,6 +89,30 @@ def test_silence_ends_a_session() -> None:
     assert bot.it.status == "busy"
     world.pass_time(0.1)
     assert bot.it.status == "dead" and world.state(op) is TaskState.PENDING
+
+
+def test_a_task_says_how_long_its_bot_may_be_silent() -> None:
+    """Shorter or longer than the deadline of the session, also after a restart; without a task the deadline is back."""
+    world = World(session_deadline_s=100)
+    for tolerance_s in (20.0, 400.0):
+        op = world.submit(work=Work(noop=True, ping_tolerance_s=tolerance_s), bot_retries=0)
+        bot = world.bot(f"b{tolerance_s:g}")
+        attempt = bot.take()
+        bot.seen()
+        world.pass_time(tolerance_s - 1)
+        assert world.state(op) is TaskState.RUNNING
+        world.restart()
+        world.pass_time(tolerance_s - 1)
+        bot.seen()
+        bot.finish(world.engine.attempts[attempt.id])
+        bot.seen()
+        world.pass_time(99)
+        assert bot.open_session
+        other = world.submit(work=Work(noop=True, ping_tolerance_s=tolerance_s), bot_retries=0)
+        bot.take()
+        bot.seen()
+        world.pass_time(tolerance_s)
+        assert world.reason(other) == f"its bot {bot.name} is gone: silent for {tolerance_s:g} s"
 
 
 def test_a_session_does_not_end_while_a_call_of_it_is_held() -> None:

@@ -153,6 +153,7 @@ class TaskRequest(Request):
     priority: Priority = 0
     hard_limit_s: PositiveSpan = DEFAULT_HARD_LIMIT_S
     io_limit_s: Span = 0.0
+    ping_tolerance_s: Span = 0.0  # 0, or 10 and more
     grace_s: Annotated[float, Meta(ge=0, le=3600)] = DEFAULT_GRACE_S
     expiration_s: PositiveSpan = DEFAULT_EXPIRATION_S
     wait_for_capacity: bool = True

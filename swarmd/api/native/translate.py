@@ -16,6 +16,8 @@ from swarmd.core.model import Bot, Command, Input, OpId, TaskState, Work
 from swarmd.core.submitting import MAX_EDGES, After, SliceSpec, TaskSpec
 from swarmd.store.queries import AttemptRow, EventRow, OpRow, TaskText
 
+MIN_PING_TOLERANCE_S = 10.0
+
 Keys = Mapping[str, Sequence[OpId]]  # operations of a graph by their key, submitted earlier
 
 
@@ -136,6 +138,12 @@ def _work(task: m.TaskRequest, number: int) -> Work:
             "give exactly one of argv, commands, noop, marker, payload",
         )
     commands = tuple(task.commands) or ((Command(tuple(task.argv), {}, task.cwd),) if task.argv else ())
+    if 0 < task.ping_tolerance_s < MIN_PING_TOLERANCE_S:
+        raise Refused(
+            "bad_task",
+            f"{_which(task, number)} has ping_tolerance_s {task.ping_tolerance_s:g}: bots call less often",
+            f"give {MIN_PING_TOLERANCE_S:g} or more, or 0 for what its bot has for all tasks",
+        )
     for command in commands:
         _check_size(command, task, number)
         if bool(command.argv) == bool(command.write_to):
@@ -163,8 +171,8 @@ def _work(task: m.TaskRequest, number: int) -> Work:
             )
     return Work(
         commands=commands, env=task.env, inputs=tuple(task.inputs), outputs=tuple(task.outputs),
-        hard_limit_s=task.hard_limit_s, io_limit_s=task.io_limit_s, grace_s=task.grace_s, noop=task.noop,
-        marker=task.marker, payload=task.payload,
+        hard_limit_s=task.hard_limit_s, io_limit_s=task.io_limit_s, grace_s=task.grace_s,
+        ping_tolerance_s=task.ping_tolerance_s, noop=task.noop, marker=task.marker, payload=task.payload,
     )  # fmt: skip
 
 

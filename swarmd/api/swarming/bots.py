@@ -29,6 +29,7 @@ from swarmd.daemon.sessions import Hold, held
 
 log = logging.getLogger("swarmd.swarming")
 
+FAILED_UPDATE = "Failed to self-update"  # in a bot's own words
 RETRY_UPDATE_S = 300.0  # how soon a bot that failed to take new code is told again to take the same
 SICK_SLEEP_S = {"quarantined": (30.0, 60.0), "maintenance": (10.0, 20.0), "draining": (5.0, 10.0)}
 RIVAL_SLEEP_S = (30.0, 60.0)  # of a process whose bot has another one
@@ -153,16 +154,22 @@ class BotHandlers:
         """Comes before everything else, so that a broken bot heals. One that could not take the code is left alone
         for a while: it would try again at each poll."""
         wanted = self._code.wanted(bot, self._context.server_url(call))
-        if wanted is None or not isinstance(body.version, str) or body.version == wanted:
-            self._asked.pop(bot, None)
+        if wanted is None or not isinstance(body.version, str):
             return None
         said = body.state.get("quarantined") if isinstance(body.state, dict) else None
+        failed = isinstance(said, str) and FAILED_UPDATE in said
+        if body.version == wanted and not failed:
+            self._asked.pop(bot, None)
+            return None
         asked = self._asked.get(bot)
         now = self._daemon.clock.now()
-        if said and asked is not None and asked[0] == wanted and now < asked[1] + RETRY_UPDATE_S:
+        if failed and asked is not None and asked[0] == wanted and now < asked[1] + RETRY_UPDATE_S:
             return None
         self._asked[bot] = (wanted, now)
-        return {"cmd": "update", "version": wanted}
+        if body.version != wanted:
+            return {"cmd": "update", "version": wanted}
+        # What it failed to take is wanted no more; its quarantine ends only with its process.
+        return {"cmd": "bot_restart", "message": "the code that it failed to take is wanted no more"}
 
     def _take_in(self, group: Group, token: SessionToken, body: wire.PollCall, uuid: str) -> Session | None:
         """What a poll says of the bot. None when another process of this bot has the session."""

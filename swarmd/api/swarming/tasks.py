@@ -69,6 +69,7 @@ class TaskHandlers:
         must_stop = attempt.stop is not None
         if end:
             engine.finish(now, attempt.session, attempt.id, outcome_of(body))
+            engine.seen(now, attempt.session)  # what its task tolerated counts no more
             must_stop = False
         answer: dict[str, Any] = {"must_stop": must_stop, "ok": True}
         if must_stop:
