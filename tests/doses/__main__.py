@@ -3,7 +3,8 @@
     python -m tests.doses --results doses.jsonl --jobs 2
 
 What was done adds up in the file of results. Ended in between by whatever, the same command goes on where it stopped.
-Exit code 0: every goal is reached, and there was no fault. `--seconds 0` only shows how far it is.
+Exit code 0: every goal is reached, and there was no fault. `--seconds 0` only shows how far it is, also
+while another run is at it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def main() -> int:
         for name in given.only
     ]
     try:
-        with Results(given.results) as results:
+        with Results(given.results, look=given.seconds == 0 and not given.anew) as results:
             for name in given.anew:
                 results.add(Anew(anew=name, commit=commit_of_the_tree()))
             runner = Runner(

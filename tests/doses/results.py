@@ -45,23 +45,25 @@ class Anew(msgspec.Struct, kw_only=True):
 
 
 class Results:
-    """The chunks that count, in a file that one runner at a time may write.
+    """The chunks that count, in a file that one runner at a time may write; `look` only reads, also beside a runner.
 
     Raises BlockingIOError when another one does, ValueError for a line that is none of ours. A last line that was not
     written to its end is cut off: its chunk is not counted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, look: bool = False) -> None:
         self.path = path
+        self._look = look
         self.chunks: list[Chunk] = []
 
     def __enter__(self) -> Self:
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._look:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             text = self.path.read_bytes()
             whole = text.rfind(b"\n") + 1
-            if whole < len(text):
+            if whole < len(text) and not self._look:
                 os.ftruncate(self._file, whole)
             for number, line in enumerate(text[:whole].splitlines(), 1):
                 self._read(number, line)
@@ -91,6 +93,7 @@ class Results:
 
     def add(self, line: Chunk | Anew) -> None:
         """One write: a reader, or a runner that is killed here, sees the whole line or none that counts."""
+        assert not self._look
         self._take(line)
         data = json.dumps(msgspec.to_builtins(line)).encode() + b"\n"
         assert os.write(self._file, data) == len(data)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -150,12 +151,14 @@ class Runner:
             faults = sum(len(chunk.faults) for chunk in chunks)
             seconds = sum(chunk.seconds for chunk in chunks)
             lines.append(f"{part.name:<10}{done:<24}{len(chunks):>7}{seconds:>9.0f}{faults:>8}")
-            total: dict[str, float] = {}
+            total, commits = Counter[str](), Counter[str]()
             for chunk in chunks:
-                for name, count in chunk.counts.items():
-                    total[name] = total.get(name, 0) + count
+                total.update(chunk.counts)
+                commits[chunk.commit[:8].rstrip("+") + "+" * chunk.commit.endswith("+")] += chunk.done
             if total:
                 lines.append("  " + ", ".join(f"{count:,.0f} {name}" for name, count in total.items()))
+            if commits:
+                lines.append("  " + ", ".join(f"{count:g} at {commit}" for commit, count in commits.items()))
         return "\n".join(lines)
 
 

@@ -62,7 +62,7 @@ def test_chunks_add_up_to_the_goal_in_a_file_that_tells_which_commit(path):
     assert [(c.seed, c.size, c.done) for c in lines(path)] == [(1, 4, 4), (2, 4, 4), (3, 2, 2)]
     assert {c.commit for c in lines(path)} == {"c0ffee"}
     assert runner.reached()
-    assert "10/10 sums" in runner.table() and "6 sum" in runner.table()
+    assert "10/10 sums" in runner.table() and "6 sum" in runner.table() and "10 at c0ffee" in runner.table()
 
 
 def test_a_run_goes_on_where_an_earlier_one_stopped(path):
@@ -189,7 +189,7 @@ def test_ctrl_c_ends_what_runs_and_prints_how_far_it_came(number, path):
     ended = main(waits + DOES, "--results", str(path))
     assert ended.returncode == 1, ended.stderr
     assert [c.seed for c in lines(path)] == [1]
-    assert "4/10 sums" in ended.stdout.splitlines()[-2]
+    assert "4/10 sums" in ended.stdout.splitlines()[-3]
     assert main(DOES, "--results", str(path)).returncode == 0
     assert [c.seed for c in lines(path)] == [1, 2, 3]
 
@@ -206,7 +206,9 @@ def test_the_command_names_its_parts_and_refuses_others(path):
     assert refused.returncode == 2 and "no part 'wishes'; there are sums" in refused.stderr
     with Results(path):
         busy = main(DOES, "--results", str(path))
+        looks = main(DOES, "--results", str(path), "--seconds", "0")
     assert busy.returncode == 2 and "another run writes to" in busy.stderr
+    assert looks.returncode == 1 and "0/10 sums" in looks.stdout
 
 
 def test_free_seed_fills_a_gap_only_when_it_is_wide_enough():
