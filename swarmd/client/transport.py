@@ -137,6 +137,17 @@ class Repeats:
         return True
 
 
+async def exchange_once(
+    connection: Connection, request: h11.Request, body: Body, timeout_s: float
+) -> Response:
+    """Sends one request and gives the head of its answer, whatever its status; raises `Lost`."""
+    await connection.send(request, body, timeout_s)
+    while True:  # 1xx answers may come before the real one
+        event = await connection.receive(timeout_s)
+        if isinstance(event, h11.Response):
+            return Response(connection, event, timeout_s)
+
+
 class Transport:
     """Sends requests to one daemon. Proxy settings of the environment are ignored."""
 
@@ -195,7 +206,7 @@ class Transport:
             was_used = connection.used
             keep = False
             try:
-                response = await self._exchange_once(connection, request, body, timeout_s)
+                response = await exchange_once(connection, request, body, timeout_s)
                 if response.status < 400:
                     keep = True
                     return connection, response
@@ -212,16 +223,6 @@ class Transport:
             if response.status not in BUSY:
                 raise error
             await repeats.after_busy(error, response.headers.get("retry-after"))
-
-    @staticmethod
-    async def _exchange_once(
-        connection: Connection, request: h11.Request, body: Body, timeout_s: float
-    ) -> Response:
-        await connection.send(request, body, timeout_s)
-        while True:  # 1xx answers may come before the real one
-            event = await connection.receive(timeout_s)
-            if isinstance(event, h11.Response):
-                return Response(connection, event, timeout_s)
 
     async def _connection(self, repeatable: bool) -> Connection:
         now = trio.current_time()

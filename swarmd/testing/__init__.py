@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from swarmd.testing.fake_runner import FakeRunner, Script
     from swarmd.testing.faults import FailpointReached
     from swarmd.testing.lab import Lab, LabError, open_lab
+    from swarmd.testing.swarming_bots import SwarmingBot, SwarmingTask
 
 _HOMES = {
     "Fault": "bots",
@@ -24,10 +25,15 @@ _HOMES = {
     "FailpointReached": "faults",
     "Lab": "lab",
     "LabError": "lab",
+    "SwarmingBot": "swarming_bots",
+    "SwarmingTask": "swarming_bots",
     "open_lab": "lab",
 }
 
-__all__ = ["FailpointReached", "FakeRunner", "Fault", "Lab", "LabError", "NativeBot", "Script", "open_lab"]
+__all__ = [
+    "FailpointReached", "FakeRunner", "Fault", "Lab", "LabError", "NativeBot", "Script", "SwarmingBot", "SwarmingTask",
+    "open_lab",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,7 @@ from swarmd.testing.bots import Fault, NativeBot
 from swarmd.testing.faults import FAILPOINTS, Failpoint, FailpointReached, Failure
 from swarmd.testing.harness import RunningDaemon, running, virtual_wall
 from swarmd.testing.story import story_of
+from swarmd.testing.swarming_bots import SwarmingBot
 
 T = TypeVar("T")
 STATES = m.StateName.__args__  # type: ignore[attr-defined]
@@ -242,7 +243,7 @@ class Lab:
     # ------------------------------------------------------------- tasks
 
     async def submit(self, *argv: str, dimensions: Dimensions | None = None, **fields: Any) -> str:
-        """Submits one task and gives its id; without `argv` (or `commands`, `marker`) it is a noop.
+        """Submits one task and gives its id; without `argv` (or `commands`, `marker`, `payload`) it is a noop.
 
         `dimensions={"os": "Linux"}`: what it requires, each a text or a list. `fields` are those of
         `messages.TaskRequest`: retries, hard_limit_s, expiration_s, priority, after, …
@@ -356,6 +357,11 @@ class Lab:
         self._bot_count += 1
         return NativeBot(self.client, id or f"b{self._bot_count}", slots=slots, dimensions=_lists(dimensions))
 
+    def swarming_bot(self, id: str = "", *, dimensions: Dimensions | None = None) -> SwarmingBot:
+        """A scripted bot of LUCI Swarming: `await bot.handshake()`, then step by step (`SwarmingBot`)."""
+        self._bot_count += 1
+        return SwarmingBot(self.url, id or f"s{self._bot_count}", dimensions=_lists(dimensions))
+
     def living_bot(
         self,
         id: str = "",
@@ -387,7 +393,7 @@ def task_of(*argv: str, dimensions: Dimensions | None = None, **fields: Any) -> 
     """A task as `Lab.submit` makes it."""
     if argv:
         fields["argv"] = list(argv)
-    elif not (fields.get("commands") or fields.get("argv") or fields.get("marker")):
+    elif not any(fields.get(name) for name in ("argv", "commands", "marker", "payload")):
         fields["noop"] = True
     try:
         return m.TaskRequest(dimensions=_lists(dimensions), **fields)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmd.testing import Fault, Lab, NativeBot
+from swarmd.testing import Fault, Lab, NativeBot, SwarmingBot, SwarmingTask
 from swarmd.testing.faults import FAILPOINTS
 from swarmd.testing.plugin import LabSettings
 
@@ -69,6 +69,8 @@ def test_every_name_is_in_the_document():
     names += [
         n for n, _ in inspect.getmembers(NativeBot) if not n.startswith("_") and n not in ("live", "sync")
     ]
+    for kind in (SwarmingBot, SwarmingTask):
+        names += [n for n, _ in inspect.getmembers(kind) if not n.startswith("_")]
     names += [*FAILPOINTS, *(fault for fault in Fault if fault is not Fault.NONE)]
     names += [name for name in LabSettings._fields if name != "seed"]
     assert [name for name in names if not re.search(rf"\b{name}\b", TEXT)] == []
