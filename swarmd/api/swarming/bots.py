@@ -19,6 +19,7 @@ from swarmd.api.swarming import wire
 from swarmd.api.swarming.bot_code import BotCode
 from swarmd.api.swarming.context import Context, health, reply, sick
 from swarmd.api.swarming.groups import Group
+from swarmd.api.swarming.ids import termination_id
 from swarmd.api.swarming.offering import Offering
 from swarmd.api.swarming.tokens import SessionToken, TokenFault
 from swarmd.core.engine import Engine
@@ -123,7 +124,7 @@ class BotHandlers:
         uuid = wire.text(body.request_uuid or "", "request_uuid", wire.REQUEST_UUID)
         session = self._take_in(group, token, body, uuid)
         if session is None:
-            log.warning("bot.rival", extra={"bot": bot, "process": token.session_key})
+            log.warning("bot.rival", extra={"bot": bot, "session_key": token.session_key})
             return self._sleep(token, random.uniform(*RIVAL_SLEEP_S))
         told = self._told[session.id]
         if uuid and uuid == told.uuid and told.answer is not None:
@@ -178,18 +179,11 @@ class BotHandlers:
         version = body.version[:128] if isinstance(body.version, str) else ""
         self._daemon.note_life()
         with self._daemon.step() as (engine, now):
-            session = self._context.open_session_of(token)
-            bot = engine.bots.get(BotId(token.bot))
+            session = self._context.open_session_of(token) or self._context.come_back(
+                engine, now, group, token
+            )
             if session is None:
-                if bot is not None and bot.session is not None:
-                    return None
-                dimensions = bot.dimensions if bot is not None else {"id": (token.bot,)}
-                newcomer = self._context.newcomer(
-                    group, token.bot, token.session_key, dimensions, version, state
-                )
-                engine.open_session(now, newcomer)
-                session = self._context.open_session_of(token)
-                assert session is not None
+                return None
             told = self._told.setdefault(session.id, _Told())
             self._describe(engine, now, group, token, body, version, state, told)
             known = told.dimensions if isinstance(told.dimensions, dict) else {}
@@ -252,7 +246,7 @@ class BotHandlers:
         """What a person asked of the bot."""
         order = self._daemon.engine.bots[session.bot].order
         if order is BotOrder.TERMINATE:
-            return {"cmd": "terminate", "task_id": f"{session.id:x}1"}
+            return {"cmd": "terminate", "task_id": termination_id(session)}
         if order is not None:
             return {"cmd": "bot_restart", "message": f"told to {order.value}"}
         return None

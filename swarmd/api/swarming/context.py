@@ -16,6 +16,7 @@ from swarmd.api.swarming.ids import is_run_of
 from swarmd.api.swarming.tokens import AccessToken, SessionToken, Signer, TokenFault
 from swarmd.config import Config
 from swarmd.config_swarming import SwarmingConfig
+from swarmd.core.engine import Engine
 from swarmd.core.errors import Refused
 from swarmd.core.features import IO_LIMIT, PAYLOAD, TERMINATE, UNSET
 from swarmd.core.model import Attempt, AttemptId, AttemptState, Bot, BotId, Session
@@ -105,6 +106,22 @@ class Context:
             features=FEATURES, slots=1, version=version, state=state, assigned=group.assigned,
             deadline_s=self.config.death_timeout_s, always_wins=True,
         )  # fmt: skip
+
+    def come_back(self, engine: Engine, now: float, group: Group, token: SessionToken) -> Session | None:
+        """A session for a bot that was silent for too long; None when another process of the bot has one.
+
+        It is what it was. Its tasks are lost all the same.
+        """
+        bot = engine.bots.get(BotId(token.bot))
+        if bot is not None and bot.session is not None:
+            return None
+        dimensions, version, state = {"id": (token.bot,)}, "", b"{}"
+        if bot is not None:
+            dimensions, version, state = bot.dimensions, bot.version, bot.state
+        engine.open_session(
+            now, self.newcomer(group, token.bot, token.session_key, dimensions, version, state)
+        )
+        return self.open_session_of(token)
 
     def open_session_of(self, token: SessionToken) -> Session | None:
         """The session of the core that belongs to a token, if it is still open."""

@@ -12,13 +12,14 @@ Source: protocols of LUCI Swarming, task ids; docs/swarming.md, "Task ids".
 
 from __future__ import annotations
 
-from swarmd.core.model import Attempt, AttemptId, OpId
+from swarmd.core.model import Attempt, AttemptId, OpId, Session
 
 EPOCH_S = 1_262_304_000  # 2010-01-01T00:00:00Z
 _EPOCH = EPOCH_S * 1000 << 20
 _MASK = (1 << 63) - 1
 MAX_DIGIT = 15
 MAX_TEXT = 17
+NO_TASK = "10"  # an id that is none of ours, where one must be given
 
 
 def task_id(op: OpId) -> str:
@@ -36,6 +37,11 @@ def run_id(attempt: Attempt) -> str:
 def run_id_of(task: int, number: int, attempt: AttemptId) -> str:
     """As `run_id`, for an attempt that is known from the file."""
     return _text(task, number) if number <= MAX_DIGIT else _text(attempt, 1)
+
+
+def termination_id(session: Session, digit: int = 1) -> str:
+    """The run id under which a bot confirms that it ends itself, by an order that is no task."""
+    return _text(session.id, digit)
 
 
 def parse(text: object) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ lease here says no more than that there is work. Source: protocol reference, cla
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from swarmd.api.calls import Call, Reply
 from swarmd.api.swarming import wire
 from swarmd.api.swarming.context import Context, reply
 from swarmd.api.swarming.groups import Group
-from swarmd.api.swarming.ids import run_id, task_id
+from swarmd.api.swarming.ids import NO_TASK, run_id, task_id, termination_id
 from swarmd.api.swarming.offering import Offering
 from swarmd.api.swarming.tokens import SessionToken
 from swarmd.core.ids import from_text, to_text
@@ -26,6 +27,8 @@ from swarmd.daemon.sessions import held
 STATUSES = ("OK", "MAINTENANCE", "HOST_REBOOTING", "BOT_TERMINATING", "UNHEALTHY", "INITIALIZING")
 LEASE_STATES = ("ACTIVE", "COMPLETED")
 TERMINATION = "terminate-"  # begins the lease of an order to end, and the session's number follows
+NUDGE = "poll-"  # begins the lease that sends a bot to its poll
+NUDGE_S = 60.0  # between two of them; a bot polls within a second of one
 
 
 class RbeHandlers:
@@ -33,6 +36,7 @@ class RbeHandlers:
         self._context = context
         self._daemon = context.daemon
         self._offering = Offering(context)
+        self._nudged: OrderedDict[str, float] = OrderedDict()  # sessions for leases, and when each was
 
     async def swarming_rbe_create(self, call: Call) -> Reply:
         body: wire.RbeCreateCall = call.body
@@ -52,69 +56,107 @@ class RbeHandlers:
     async def swarming_rbe_update(self, call: Call) -> Reply:
         body: wire.RbeUpdateCall = call.body
         token = await self._context.session(call, body.session)
-        self._check_mode(self._context.group_of(call, token.bot))
+        group = self._context.group_of(call, token.bot)
+        self._check_mode(group)
         if not token.rbe:
             raise wire.bad("there is no RBE session in this session", "call rbe/session/create first")
         if body.status not in STATUSES:
             raise wire.bad(f"status is {body.status!r}"[:80], f"send one of {', '.join(STATUSES)}")
         lease = _lease(body.lease)
+        at_once = wire.flag(body.nonblocking, "nonblocking")
         self._daemon.note_life()
-        session = self._context.open_session_of(token)
-        answer: dict[str, Any] = {"status": "OK"}
-        if session is None:  # a new process took over, or it was silent for too long: its next poll tells
-            answer["status"] = "BOT_TERMINATING"
-        elif lease is not None and lease.state == "ACTIVE":
-            answer |= self._ping(session, lease)
+        if lease is not None and lease.state == "ACTIVE":
+            answer = self._ping(token, lease)
         else:
-            self._take_in(session, lease)
-            if body.status == "OK":
-                answer |= await self._next(session, wire.flag(body.nonblocking, "nonblocking"))
+            asks = body.status == "OK"
+            session = self._take_in(group, token, lease, asks)
+            answer = await self._next(group, token, session, at_once) if asks else {}
         await self._daemon.settled()
-        return reply({**answer, "session": self._context.fresh(token)})
+        # Another status would make the bot open a session for leases anew, at once and again and again.
+        return reply({"status": "OK", **answer, "session": self._context.fresh(token)})
 
-    def _ping(self, session: Session, lease: wire.Lease) -> dict[str, Any]:
+    def _ping(self, token: SessionToken, lease: wire.Lease) -> dict[str, Any]:
+        session = self._context.open_session_of(token)
+        if session is None:
+            return {}  # lost
         with self._daemon.step() as (engine, now):
             engine.seen(now, session.id)
-            attempt = session.attempts.get(AttemptId(from_text(lease.id) or 0))
-            if attempt is None and not lease.id.startswith(TERMINATION):
-                return {}  # lost
+            attempt = session.attempts.get(_attempt_of(lease))
+            if attempt is None and not lease.id.startswith((TERMINATION, NUDGE)):
+                return {}
             stopping = attempt is not None and attempt.stop is not None
         return {"lease": {"id": lease.id, "state": "CANCELLED" if stopping else "ACTIVE"}}
 
-    def _take_in(self, session: Session, lease: wire.Lease | None) -> None:
-        """The bot holds no lease, or has just closed one: what it was given and does not run goes back."""
-        with self._daemon.step() as (engine, now):
-            engine.seen(now, session.id)
-            closed = AttemptId(from_text(lease.id) or 0) if lease is not None else None
-            # An offer that was not claimed may have been lost with its answer: it is made again below.
-            kept = [
-                a.id for a in session.attempts.values() if a.id != closed and a.state is AttemptState.OFFERED
-            ]
-            engine.holds(now, session.id, (), (), lambda a: a.id not in kept)
+    def _take_in(
+        self, group: Group, token: SessionToken, lease: wire.Lease | None, asks: bool
+    ) -> Session | None:
+        """The bot closes a lease, or has none. None when another process of it has the session, or none does and it
+        does not ask for work: its last call comes after its goodbye.
 
-    async def _next(self, session: Session, at_once: bool) -> dict[str, Any]:
+        Who asks for work runs nothing. Who does not may be a runner that keeps the session for leases while its task
+        came by a poll, so nothing is lost by that. An offer that was not closed may have been lost with its answer: it
+        is made again.
+        """
+        with self._daemon.step() as (engine, now):
+            session = self._context.open_session_of(token)
+            if session is None and asks:
+                session = self._context.come_back(engine, now, group, token)
+            if session is None:
+                return None
+            engine.seen(now, session.id)
+            closed = AttemptId(0) if lease is None else _attempt_of(lease)
+            running = [a.id for a in session.attempts.values() if a.state is AttemptState.RUNNING]
+            kept = [] if asks else [id for id in running if id != closed]
+            engine.holds(now, session.id, kept, (), lambda a: a.id == closed)
+        return session
+
+    async def _next(
+        self, group: Group, token: SessionToken, session: Session | None, at_once: bool
+    ) -> dict[str, Any]:
         """A lease for a bot that can take one, perhaps after a wait for work."""
-        until = trio.current_time() + (0.0 if at_once else self._context.config.rbe_hold_s)
+        hold_s = 0.0 if at_once else self._context.config.rbe_hold_s
+        if session is None:  # its poll tells this process that there is another one
+            return self._nudge(token) or await self._nothing(hold_s)
+        until = trio.current_time() + hold_s
         with self._context.holds.take_over(session.id) as hold, held(self._daemon, session):
             while True:
                 with self._daemon.step() as (engine, now):
-                    if session.id not in engine.sessions:
-                        return {"status": "BOT_TERMINATING"}
+                    if hold.called_back or session.id not in engine.sessions:
+                        return {}  # a newer call gets what there is
                     order = engine.bots[session.bot].order
                     if order is BotOrder.TERMINATE:
                         return {"lease": _termination(session)}
-                    if order is not None:
-                        return {"status": "BOT_TERMINATING"}  # it polls, and is told there
-                    again = list(session.attempts.values())
-                    offers = again or engine.offer(
+                    nudge = self._nudge(token) if order is not None and group.mode == "rbe" else None
+                    if nudge is not None:
+                        return nudge
+                    offers = list(session.attempts.values()) or engine.offer(
                         now, session.id, f"lease {now}", 1, self._context.config.death_timeout_s
                     )
                 if offers:
                     return {"lease": self._as_lease(offers[0])}
-                over = hold.called_back or self._daemon.stopping.is_set() or trio.current_time() >= until
-                if over:
+                if self._daemon.stopping.is_set() or trio.current_time() >= until:
                     return {}
                 await hold.wait(1, until)
+
+    async def _nothing(self, hold_s: float) -> dict[str, Any]:
+        with trio.move_on_after(hold_s):
+            await self._daemon.stopping.wait()
+        return {}
+
+    def _nudge(self, token: SessionToken) -> dict[str, Any] | None:
+        """A lease without work, after which the bot polls at once; None when it was given one just now.
+
+        An idle bot in RBE mode polls every 100 to 140 s only, but also at the moment when it becomes idle again.
+        """
+        now = self._daemon.clock.now()
+        while self._nudged and next(iter(self._nudged.values())) <= now - NUDGE_S:
+            self._nudged.popitem(last=False)
+        if token.rbe in self._nudged:
+            return None
+        self._nudged[token.rbe] = now
+        id = f"{NUDGE}{token.rbe}"
+        payload = {"reservation_id": id, "task_id": NO_TASK, "noop": True}
+        return {"lease": {"id": id, "state": "PENDING", "payload": payload}}
 
     def _as_lease(self, attempt: Attempt) -> dict[str, Any]:
         slice = self._daemon.engine.tasks[attempt.task].slice
@@ -151,7 +193,7 @@ class RbeHandlers:
         if claim_id == f"{TERMINATION}{session.id}":
             ordered = self._daemon.engine.bots[session.bot].order is BotOrder.TERMINATE
             return (
-                {"cmd": "terminate", "task_id": f"{session.id:x}1"}
+                {"cmd": "terminate", "task_id": termination_id(session)}
                 if ordered
                 else {"cmd": "skip", "reason": "No such task"}
             )
@@ -175,9 +217,14 @@ def _termination(session: Session) -> dict[str, Any]:
     return {
         "id": f"{TERMINATION}{session.id}",
         "state": "PENDING",
-        "payload": {"reservation_id": f"{TERMINATION}{session.id}", "task_id": f"{session.id:x}0",
+        "payload": {"reservation_id": f"{TERMINATION}{session.id}", "task_id": termination_id(session, 0),
                     "slice_index": 0, "task_to_run_shard": 0, "task_to_run_id": 1},
     }  # fmt: skip
+
+
+def _attempt_of(lease: wire.Lease) -> AttemptId:
+    """The attempt behind a lease; one that is none has no attempt's number."""
+    return AttemptId(from_text(lease.id) or 0)
 
 
 def _lease(given: object) -> wire.Lease | None:
