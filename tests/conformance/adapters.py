@@ -27,6 +27,7 @@ class BotCan(StrEnum):
     BE_STOPPED = "is told to stop a task"
     KEEP_TASKS = "names the tasks that it still runs when it comes back"
     PROVE_ITSELF = "proves by a key that it is the same bot"
+    ASK_WHILE_BUSY = "asks for more work while it runs a task"
 
 
 class ClientCan(StrEnum):
@@ -64,6 +65,7 @@ class BotAdapter(ABC):
     """One bot, on the wire of its protocol. `id` is what the daemon calls it."""
 
     protocol: ClassVar[str]
+    config: ClassVar[Mapping[str, Any]] = {}  # settings of the daemon that it needs
     cannot: ClassVar[Mapping[BotCan, str]] = {}
 
     def __init__(self, lab: Lab, id: str) -> None:

@@ -9,8 +9,9 @@ from swarmd.client import BotOrderRequest
 from swarmd.testing import Lab
 from tests.conformance.adapters import BotAdapter, BotCan, ClientAdapter, ClientCan, Wish
 from tests.conformance.native import NativeBotAdapter, NativeClientAdapter
+from tests.conformance.swarming import LeasingBotAdapter, SwarmingBotAdapter
 
-BOTS: tuple[type[BotAdapter], ...] = (NativeBotAdapter,)
+BOTS: tuple[type[BotAdapter], ...] = (NativeBotAdapter, SwarmingBotAdapter, LeasingBotAdapter)
 CLIENTS: tuple[type[ClientAdapter], ...] = (NativeClientAdapter,)
 
 Tell = Callable[["World"], Awaitable[None]]

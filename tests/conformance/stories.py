@@ -369,7 +369,6 @@ async def waits_while_its_bot_is_drained(world: World) -> None:
     await bot.start(job)
     await world.order(bot, drain=True)
     second = await world.submit()
-    assert await bot.take() is None
     await bot.finish(job, 0)
     await world.check(first, "COMPLETED", "ENDED", ok=True)
     assert await bot.take() is None
@@ -381,6 +380,22 @@ async def waits_while_its_bot_is_drained(world: World) -> None:
     await bot.start(job)
     await bot.finish(job, 0)
     await world.check(second, "COMPLETED", "ENDED", ok=True)
+
+
+@story(BotCan.ASK_WHILE_BUSY)
+async def is_not_given_to_a_drained_bot_that_still_runs_one(world: World) -> None:
+    first = await world.submit()
+    bot = await world.bot()
+    job = await bot.take()
+    assert job is not None
+    await bot.start(job)
+    await world.order(bot, drain=True)
+    second = await world.submit()
+    assert await bot.take() is None
+    await world.check(first, "RUNNING", "RUNNING")
+    await bot.finish(job, 0)
+    await world.check(first, "COMPLETED", "ENDED", ok=True)
+    await world.check(second, "PENDING")
 
 
 @story()

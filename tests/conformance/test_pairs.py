@@ -13,7 +13,9 @@ from tests.conformance.stories import STORIES
 @pytest.mark.parametrize("weather", ["calm", "storm"])
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: f"{client.protocol}-client")
-@pytest.mark.parametrize("bot", BOTS, ids=lambda bot: f"{bot.protocol}-bot")
+@pytest.mark.parametrize(
+    "bot", [pytest.param(b, id=f"{b.protocol}-bot", marks=pytest.mark.swarmd(config=b.config)) for b in BOTS]
+)
 async def test_story(
     swarmd: Lab, bot: type[BotAdapter], client: type[ClientAdapter], story: Story, weather: str
 ):
