@@ -13,6 +13,7 @@ from swarmd.core.errors import Refused, Unknown
 from swarmd.core.ids import from_text
 
 Headers = tuple[tuple[bytes, bytes], ...]
+MAX_NESTING = 64  # of lists and objects in what is kept for others to read: they must not run out of stack
 
 
 class Caller(Struct, frozen=True):
@@ -79,6 +80,24 @@ def cursor_of(call: Call) -> int | None:
             "begin without a cursor",
         )
     return id
+
+
+def kept_json(value: dict[str, Any], name: str) -> bytes:
+    """JSON of any form that a caller sent, to be kept. Raises `Refused` when it is nested too deeply.
+
+    Not for a step of the engine: what is refused there must have been looked at before.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return msgspec.json.encode(value)
+    raise Refused("bad_field", f"{name} is nested more than {MAX_NESTING} levels deep", "send it flatter")
 
 
 def ids_of(texts: list[str], kind: str) -> list[int]:

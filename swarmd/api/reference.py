@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Struct
 from msgspec import inspect as types
 
-from swarmd.api import edge
+from swarmd.api import calls, edge
 from swarmd.api.native import messages as m
 from swarmd.api.native import output, routes, sync, tasks
 from swarmd.api.routes import Route, Verb
@@ -52,6 +52,7 @@ LIMITS: tuple[tuple[str, float, str], ...] = (
     ("MAX_VALUE", dimensions.MAX_VALUE, "characters of a dimension's value"),
     ("MAX_SLOTS", m.MAX_SLOTS, "slots of a bot"),
     ("MAX_STATE_BYTES", sync.MAX_STATE_BYTES, "bytes of a bot's `state`, as JSON"),
+    ("MAX_NESTING", calls.MAX_NESTING, "lists and objects in one another in a bot's `state`"),
     ("MAX_REASON", sessions.MAX_REASON, "characters of a quarantine's or maintenance's reason; more are cut off"),
     ("MAX_BULK", tasks.MAX_BULK, "operations that one cancel or retry acts on"),
     ("MAX_BLOB_BYTES", routes.MAX_BLOB_BYTES, "bytes of a blob: 64 GiB"),

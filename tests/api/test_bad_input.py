@@ -5,12 +5,14 @@ One table; one daemon; afterwards nothing has changed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
+from swarmd.api.calls import MAX_NESTING
 from swarmd.api.edge import MAX_PATH
 from swarmd.api.native import messages as m
 from swarmd.api.native.routes import ROUTES
@@ -73,6 +75,14 @@ def finished(**fields: Any) -> Callable[[World], tuple[Any, ...]]:
     return ask
 
 
+def nested(depth: int) -> list[Any]:
+    """Lists in one another."""
+    found: list[Any] = []
+    for _ in range(depth - 1):
+        found = [found]
+    return found
+
+
 ROWS: dict[str, Bad] = {
     # JSON and its fields
     "malformed JSON": Bad("bad_json", 400, ("JSON",), raw(b'{"tasks": [')),
@@ -81,6 +91,10 @@ ROWS: dict[str, Bad] = {
     "half a surrogate": Bad("bad_json", 400, ("JSON",), raw(b'{"request_id": "\\ud800"}')),
     "JSON too deep": Bad("bad_json", 400, ("JSON",), lambda w: (
         "POST", "/api/v1/bots/deep/sessions", b'{"state": {"a":' + b"[" * 9_999 + b"]" * 9_999 + b"}}", (JSON,))),
+    "state too deep": Bad("bad_field", 400, ("state", str(MAX_NESTING)), lambda w: session(
+        state={"a": nested(MAX_NESTING)})(w)),
+    "state too deep in a sync": Bad("bad_field", 400, ("state", str(MAX_NESTING)), lambda w: sync(
+        state={"a": nested(MAX_NESTING)}, running=[])(w)),
     "unknown field": Bad("bad_field", 400, ("unknown field `arg`", "$.tasks[0]"), tasks({"arg": ["x"]})),
     "wrong type": Bad("bad_field", 400, ("`array`, got `str`", "$.tasks[0].argv"), tasks({"argv": "make"})),
     "missing field": Bad("bad_field", 400, ("tasks",), lambda w: ("POST", TASKS, {})),
@@ -284,6 +298,28 @@ async def test_every_bad_request_is_told_what_which_expected_and_what_to_do(auto
         assert daemon.daemon.engine.version == before  # a refused call changes nothing
         assert (await world.client.get(world.running)).state == "RUNNING"
         daemon.daemon.engine.check()
+
+
+async def test_no_depth_of_a_body_ends_the_daemon(autojump_clock, tmp_path):
+    """Reading takes as much stack as writing: what could just be read could not be written in the midst of a step."""
+    async with running(tmp_path / "swarmd.db") as daemon:
+        world = await small_world(daemon)
+        for depth in range(900, sys.getrecursionlimit() + 10):
+            state = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+            for target, body in (
+                (
+                    "/api/v1/bots/newcomer/sessions",
+                    b'{"session_key":"kkkkkkkk","bot_key":"bbbbbbbbbbbbbbbb","dimensions":{},',
+                ),
+                (
+                    f"/api/v1/sessions/{world.bot.session}/sync",
+                    b'{"seq":99,"running":["%s"],' % world.attempt.encode(),
+                ),
+            ):
+                raw = body + b'"state":' + state + b"}"
+                answer = await send(world.url, "POST", target, raw, (JSON,))
+                assert (answer.status, answer.error.code in ("bad_field", "bad_json")) == (400, True), depth
+        assert (await world.client.get(world.running)).state == "RUNNING"
 
 
 def test_each_limit_of_the_messages_has_a_row():

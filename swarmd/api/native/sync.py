@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from swarmd.api.calls import Call, Reply
+from swarmd.api.calls import Call, Reply, kept_json
 from swarmd.api.native import messages as m
 from swarmd.core.engine import Engine
 from swarmd.core.errors import Conflict, Refused
@@ -58,6 +58,7 @@ class BotCallHandlers:
                 f"{name[:80]!r} cannot be a bot's id",
                 "use 1 to 128 letters, digits, '.', '_', '-'",
             ) from None
+        state = _state_bytes(body.state)
         with self.daemon.step() as (engine, now):
             opened = engine.open_session(
                 now,
@@ -70,11 +71,11 @@ class BotCallHandlers:
                     features=NATIVE,
                     slots=body.slots,
                     version=body.version,
-                    state=_state_bytes(body.state),
+                    state=state,
                     keeps=tuple(AttemptId(id) for text in body.keeps if (id := from_text(text)) is not None),
                 ),
             )
-            self._health(engine, now, BotId(name), body.state)
+            self._health(engine, now, BotId(name), body.state, state)
         if opened.is_new:
             log.info("session.opened", extra={"bot": name, "session": to_text(opened.session)})
         await self.daemon.settled()
@@ -127,8 +128,7 @@ class BotCallHandlers:
     def _take_in(self, session: Session, body: m.SyncRequest) -> tuple[bool, list[AttemptId]]:
         """Takes what the bot reports. Returns whether that was more than its presence, and what it holds in error."""
         seen = body.seq - 1 if body.seen is None else body.seen
-        if body.state is not None:
-            _state_bytes(body.state)  # refused before anything is taken in
+        state = b"" if body.state is None else _state_bytes(body.state)
         self.daemon.note_life()
         with self.daemon.step() as (engine, now):
             engine.seen(now, session.id)
@@ -144,11 +144,11 @@ class BotCallHandlers:
             running, queued = _ids(body.running), _ids(body.queued)
             strangers = engine.holds(now, session.id, running, queued, lambda a: _offered_in(a) <= seen)
             if body.state is not None:
-                self._health(engine, now, session.bot, body.state)
+                self._health(engine, now, session.bot, body.state, state)
         return bool(body.finished or body.output), strangers
 
-    def _health(self, engine: Engine, now: float, bot: BotId, state: dict[str, object]) -> None:
-        engine.bots[bot].state = _state_bytes(state)
+    def _health(self, engine: Engine, now: float, bot: BotId, state: dict[str, object], raw: bytes) -> None:
+        engine.bots[bot].state = raw
         quarantined, maintenance = state.get("quarantined"), state.get("maintenance")
         engine.bot_says(
             now, bot, _reason(quarantined, "quarantined"), _reason(maintenance, "under maintenance")
@@ -251,7 +251,7 @@ def _reason(said: object, generic: str) -> str | None:
 
 
 def _state_bytes(state: dict[str, object]) -> bytes:
-    raw = msgspec.json.encode(state)
+    raw = kept_json(state, "state")
     if len(raw) > MAX_STATE_BYTES:
         raise Refused(
             "too_large", f"the bot's state has {len(raw)} bytes; at most {MAX_STATE_BYTES}", "send less"
