@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -31,7 +32,7 @@ from swarmd.store.backend import Backend
 from swarmd.store.errors import StoreBroken, StoreError
 from swarmd.store.loading import Clock, load, read_clock
 from swarmd.store.rows import ADVANCE_CLOCK, RowBatch, batch_of
-from swarmd.store.writer import Writer
+from swarmd.store.writer import Ticket, Writer
 
 log = logging.getLogger("swarmd.daemon")
 T = TypeVar("T")
@@ -165,11 +166,17 @@ class Daemon:
         Raises `StoreBroken`; `NoSpace` when the disk is full and stays so.
         """
         version = self.engine.version
-        if self.writer.version >= version:
-            return
+        if self.writer.version < version:
+            await self._unless_full(partial(self.writer.committed_at_least, version))
+
+    async def written(self, ticket: Ticket) -> None:
+        """Returns when what was handed to the writer is in the file. Raises as `settled` does."""
+        await self._unless_full(ticket.wait)
+
+    async def _unless_full(self, wait: Callable[[], Awaitable[None]]) -> None:
         while True:
             with trio.move_on_after(NO_SPACE_WAIT_S):
-                await self.writer.committed_at_least(version)
+                await wait()
                 return
             if self.writer.out_of_space:
                 raise NoSpace("the disk is full: the outcome of this call is not known yet")

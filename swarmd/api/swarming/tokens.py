@@ -14,11 +14,11 @@ import secrets
 from typing import TypeVar
 
 import msgspec
-import trio
 from msgspec import Struct
 
 from swarmd.api.swarming import tables
 from swarmd.daemon.daemon import Daemon
+from swarmd.store.writer import Ticket
 
 KEY_BYTES = 32
 MAC_BYTES = 32
@@ -72,7 +72,9 @@ class Signer:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._key = b""
-        self._lock = trio.Lock()
+        self._made: tuple[bytes, Ticket] | None = (
+            None  # on its way to the disk: nothing is signed with it yet
+        )
 
     async def load(self) -> None:
         """Reads the key from the file, if there is one: tokens of an earlier daemon are good again."""
@@ -81,48 +83,64 @@ class Signer:
             self._key = bytes(found[0][2])
 
     async def ready(self) -> None:
-        """There is a key now, and it is on disk. Raises as `Daemon.settled`."""
+        """There is a key now, and it is on disk. Raises as `Daemon.settled`.
+
+        Whoever comes while the first one waits, waits for the same key, also when the first one has given up.
+        """
         if self._key:
             return
-        async with self._lock:
-            if self._key:
-                return
-            self._daemon.check_space()
+        self._daemon.check_space()
+        if self._made is None:
             key, wall = secrets.token_bytes(KEY_BYTES), self._daemon.clock.wall()
-            with trio.CancelScope(shield=True):  # a second maker must find it
-                await self._daemon.writer.submit(
-                    lambda conn: tables.add_key(conn, "session", wall, key)
-                ).wait()
-            self._key = key
+            ticket = self._daemon.writer.submit(lambda conn: tables.add_key(conn, "session", wall, key))
+            self._made = (key, ticket)
+        made, ticket = self._made
+        await self._daemon.written(ticket)
+        self._key = made
 
     def sign(self, token: Signed) -> str:
-        payload = msgspec.msgpack.encode(token)
-        return base64.b64encode(self._mac(type(token), payload) + payload).decode("ascii")
+        assert self._key, "ready() was not awaited"
+        return sign(self._key, token)
 
     def read(self, text: object, kind: type[T], now: float) -> T:
         """The token in a text. Raises `TokenFault` with what is wrong with it."""
-        token = self._read(text, kind)
-        if token.expires_at <= now:
-            raise TokenFault("the token has expired", expired=True)
-        return token
+        return read(self._key, text, kind, now)
 
-    def _read(self, text: object, kind: type[T]) -> T:
-        if text is None or text == "":
-            raise TokenFault("no token was given")
-        if not isinstance(text, str) or len(text) > MAX_TOKEN:
-            raise TokenFault("the token is no token")
-        try:
-            raw = base64.b64decode(text.encode("ascii"), validate=True)
-        except (UnicodeEncodeError, binascii.Error):
-            raise TokenFault("the token is no base64") from None
-        mac, payload = raw[:MAC_BYTES], raw[MAC_BYTES:]
-        if not self._key or not hmac.compare_digest(mac, self._mac(kind, payload)):
-            raise TokenFault("the token was not signed by this daemon")
-        try:
-            return msgspec.msgpack.decode(payload, type=kind)
-        except msgspec.MsgspecError:
-            raise TokenFault("the token is of another version") from None
 
-    def _mac(self, kind: type[Signed], payload: bytes) -> bytes:
-        assert self._key, "ready() was not awaited"
-        return hmac.digest(self._key, kind.__name__.encode() + b"\0" + payload, "sha256")
+def sign(key: bytes, token: Signed) -> str:
+    payload = msgspec.msgpack.encode(token)
+    text = base64.b64encode(_mac(key, type(token), payload) + payload).decode("ascii")
+    assert len(text) <= MAX_TOKEN, "what goes into tokens has bounds"
+    return text
+
+
+def read(key: bytes, text: object, kind: type[T], now: float) -> T:
+    """The token in a text. Raises `TokenFault` with what is wrong with it. With no key, no token is good."""
+    token = _read(key, text, kind)
+    if token.expires_at <= now:
+        raise TokenFault("the token has expired", expired=True)
+    return token
+
+
+def _read(key: bytes, text: object, kind: type[T]) -> T:
+    if text is None or text == "":
+        raise TokenFault("no token was given")
+    if not isinstance(text, str) or len(text) > MAX_TOKEN:
+        raise TokenFault("the token is no token")
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise TokenFault("the token is no base64") from None
+    if base64.b64encode(raw).decode("ascii") != text:  # the last letter has unused bits: one token, one text
+        raise TokenFault("the token is no base64")
+    mac, payload = raw[:MAC_BYTES], raw[MAC_BYTES:]
+    if not key or not hmac.compare_digest(mac, _mac(key, kind, payload)):
+        raise TokenFault("the token was not signed by this daemon")
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except msgspec.MsgspecError:
+        raise TokenFault("the token is of another version") from None
+
+
+def _mac(key: bytes, kind: type[Signed], payload: bytes) -> bytes:
+    return hmac.digest(key, kind.__name__.encode() + b"\0" + payload, "sha256")
