@@ -66,7 +66,7 @@ LIMITS: tuple[tuple[str, float, str], ...] = (
 )  # fmt: skip
 VERBS = {
     Verb.READ: "read", Verb.SUBMIT: "submit", Verb.CHANGE: "change", Verb.OPERATE: "operate",
-    Verb.BE_A_BOT: "bot", Verb.OPEN: "open to all",
+    Verb.BE_A_BOT: "bot", Verb.BE_IN_A_GROUP: "bot of a group", Verb.OPEN: "open to all",
 }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class Context:
         """A secret of a group of bots, or the access token of a running task."""
         group = self.groups.with_token(bearer)
         if group is not None:
-            return _name_of(group), frozenset({Verb.BE_A_BOT})
+            return _name_of(group), frozenset({Verb.BE_IN_A_GROUP})
         try:
             token = self.signer.read(bearer, AccessToken, self.daemon.clock.now())
         except TokenFault:

@@ -14,7 +14,7 @@ HELD_S = 50.0
 
 def _post(path: str, handler: str, request: Any, about: str, held_s: float = 0.0) -> Route:
     return Route(
-        method="POST", path=f"{API}/{path}", handler=handler, about=about, verb=Verb.BE_A_BOT, request=request,
+        method="POST", path=f"{API}/{path}", handler=handler, about=about, verb=Verb.BE_IN_A_GROUP, request=request,
         body_limit=BODY_LIMIT, hot=True, held_s=held_s,
     )  # fmt: skip
 
@@ -37,13 +37,19 @@ ZIP = "application/octet-stream"
 
 ROUTES: tuple[Route, ...] = (
     _get(f"{API}/server_ping", "swarming_ping", "Is the daemon up?", Verb.OPEN, TEXT),
-    _get("/bot_code", "swarming_stable_code", "Where the bot's code is.", Verb.BE_A_BOT, TEXT),
-    _get(f"{API}/bot_code/{{digest}}", "swarming_code", "The bot's code of one version.", Verb.BE_A_BOT, ZIP),
+    _get("/bot_code", "swarming_stable_code", "Where the bot's code is.", Verb.BE_IN_A_GROUP, TEXT),
+    _get(
+        f"{API}/bot_code/{{digest}}",
+        "swarming_code",
+        "The bot's code of one version.",
+        Verb.BE_IN_A_GROUP,
+        ZIP,
+    ),
     _get(
         "/bootstrap",
         "swarming_bootstrap",
         "A script that fetches the bot and starts it.",
-        Verb.BE_A_BOT,
+        Verb.BE_IN_A_GROUP,
         TEXT,
     ),
     _post("handshake", "swarming_handshake", wire.HandshakeCall, "A bot's process says hello."),
