@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from swarmd.api.native.routes import ROUTES
 from swarmd.api.reference import replaced
+from swarmd.api.swarming.bots import EVENTS
+from swarmd.api.swarming.context import FEATURES
+from swarmd.api.swarming.manifest import Properties
+from swarmd.api.swarming.routes import ROUTES as SWARMING_ROUTES
 from swarmd.cli.group import COMMANDS
 from swarmd.config import Config
+from swarmd.config_swarming import BotGroup, PoolRules, SwarmingConfig
+from swarmd.core import features
 from swarmd.core.model import AttemptState, TaskState
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,12 +159,12 @@ def test_every_reason_of_explain_is_in_the_api_document():
 
 
 def test_every_kind_of_event_is_in_the_api_document():
-    kinds = set()
-    for source in sorted((ROOT / "swarmd" / "core").glob("*.py")):
+    kinds = set(EVENTS.values())
+    for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "emit":
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("emit", "bot_tells"):
                 kinds |= {a.value for a in node.args if isinstance(a, ast.Constant)}
-    assert "graph.done" in kinds
+    assert {"graph.done", "bot.task_error", "bot.log"} <= kinds
     assert [kind for kind in sorted(kinds) if f"`{kind}`" not in text_of("docs/http-api.md")] == []
 
 
@@ -179,6 +186,60 @@ def test_defaults_of_settings_are_as_documented():
     ):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
         assert f"| `{getattr(config, key):g}` |" in row
+
+
+SWARMING_TABLES = {
+    SwarmingConfig: "Settings",
+    BotGroup: "Bot groups",
+    PoolRules: "Pools and modes",
+    Properties: "Everything a manifest can say",
+}
+
+
+def rows_of(heading: str) -> dict[str, list[str]]:
+    """The rows of the tables under a heading of docs/swarming.md, by the name in their first cell."""
+    [section] = re.findall(rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)", text_of("docs/swarming.md"), re.M | re.S)
+    rows = [
+        re.split(r" *(?<!\\)\| *", line.strip("| "))
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+@pytest.mark.parametrize("table", SWARMING_TABLES, ids=lambda table: table.__name__)
+def test_every_setting_of_swarming_is_in_its_document_with_its_default(table):
+    rows = rows_of(SWARMING_TABLES[table])
+    assert list(rows) == list(table.__struct_fields__)
+    for name, (default, about) in rows.items():
+        value = getattr(table(), name)
+        written = f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode()
+        assert default == f"`{written}`", name
+        assert about, name
+
+
+def test_every_route_of_swarming_is_in_its_document():
+    assert SWARMING_ROUTES
+    text = text_of("docs/swarming.md")
+    missing = [
+        f"{route.method} {route.path}"
+        for route in SWARMING_ROUTES
+        if f"`{route.method} {route.path}`" not in text
+        and f"`…/{'/'.join(route.path.split('/')[-2:])}`" not in text
+    ]
+    assert missing == []
+
+
+def test_what_swarming_bots_can_express_is_in_their_document():
+    names = {value for name, value in vars(features).items() if name.isupper() and isinstance(value, str)}
+    names = (names - {features.PAYLOAD}) | set(FEATURES)
+    rows = {}
+    for names_of_row, (_, can) in rows_of("What these bots can do").items():
+        for name in re.split("`, `", names_of_row):
+            rows[name] = can.partition(":")[0]
+    assert {name: rows.get(name) for name in names} == {
+        name: "yes" if name in FEATURES else "no" for name in names
+    }
 
 
 @pytest.mark.parametrize("name", ["serve", "bot"])
@@ -268,7 +329,7 @@ def test_every_code_of_an_error_is_in_the_document_about_them():
         "Busy": 0,
         "StoreError": 0,
         "Denied": 1,
-        "_error": 1,
+        "Problem": 1,
     }
     codes = set()
     for source in SOURCES:

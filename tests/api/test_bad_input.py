@@ -83,6 +83,16 @@ def nested(depth: int) -> list[Any]:
     return found
 
 
+def bot_call(path: str, **body: Any) -> Callable[[World], tuple[Any, ...]]:
+    return lambda w: ("POST", f"/swarming/api/v1/bot/{path}", body)
+
+
+def content_type(target: str) -> str:
+    """Errors are JSON in the form of the protocol whose path it is."""
+    foreign = target.startswith(("/swarming/", "/bot_code", "/bootstrap"))
+    return "application/json; charset=utf-8" if foreign else "application/json"
+
+
 ROWS: dict[str, Bad] = {
     # JSON and its fields
     "malformed JSON": Bad("bad_json", 400, ("JSON",), raw(b'{"tasks": [')),
@@ -232,6 +242,18 @@ ROWS: dict[str, Bad] = {
     "old seq": Bad("stale_seq", 409, ("seq 1",), sync(seq=1)),
     "order nothing": Bad("nothing_to_do", 400, ("drain",), lambda w: ("PATCH", "/api/v1/bots/b1", {})),
     "delete a connected bot": Bad("bot_connected", 409, ("b1",), lambda w: ("DELETE", "/api/v1/bots/b1", b"")),
+    # Swarming bots
+    "no session token": Bad("bad_session", 401, ("no token",), bot_call("event", event="bot_log")),
+    "session token that is none": Bad("bad_session", 401, ("no base64", "anew"), bot_call("event", session="x")),
+    "session token of somebody else": Bad("bad_session", 401, ("not signed",), bot_call("event", session="x" * 64)),
+    "bot without an id": Bad("bad_field", 400, ("dimensions.id", "SWARMING_BOT_ID"), bot_call("poll", dimensions={})),
+    "bot with a strange id": Bad("bad_field", 400, ("'a b'", "letters"), bot_call("poll", dimensions={"id": ["a b"]})),
+    "strange session id": Bad("bad_field", 400, ("session_id", "'S'"), bot_call(
+        "handshake", dimensions={"id": ["b2"]}, session_id="S")),
+    "no bot code": Bad("no_bot_code", 404, ("bot_code", "[swarming]"), get("/bot_code")),
+    "no bot code to start": Bad("no_bot_code", 404, ("bot_code",), get("/bootstrap")),
+    "no such bot code": Bad("no_bot_code", 404, ("bot_code",), get("/swarming/api/v1/bot/bot_code/" + DIGEST)),
+    "unknown Swarming route": Bad("unknown_route", 404, ("'/swarming/api/v1/bot/polls'",), bot_call("polls")),
     # in bulk
     "empty filter": Bad("empty_filter", 400, ("everything",), lambda w: ("POST", f"{TASKS}/cancel", {"filter": {}})),
     "empty filter, retry": Bad("empty_filter", 400, ("everything",), lambda w: (
@@ -285,7 +307,7 @@ async def test_every_bad_request_is_told_what_which_expected_and_what_to_do(auto
             if answer.status != row.status:
                 wrong.append((name, answer.status, answer.body[:200]))
                 continue
-            assert answer.headers["content-type"] == "application/json", name
+            assert answer.headers["content-type"] == content_type(row.ask(world)[1]), name
             if row.ask(world)[0] == "HEAD":
                 assert not answer.body, name
                 continue

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "errors.md"
 # Which argument of a call is the code.
 PLACES = {
-    "Refused": 0, "Unknown": 0, "Conflict": 0, "NotYours": 0, "Busy": 0, "StoreError": 0, "Denied": 1, "_error": 1,
+    "Refused": 0, "Unknown": 0, "Conflict": 0, "NotYours": 0, "Busy": 0, "StoreError": 0, "Denied": 1, "Problem": 1,
     "ConfigError": 2,
 }  # fmt: skip
 ID_CALLS = {"id_of": 1, "ids_of": 1, "id_param": 1}  # the kind of an id: the code is unknown_<kind>
