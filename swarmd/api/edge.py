@@ -73,11 +73,12 @@ class Edge:
     def _guard(self, config: Config) -> Guard:
         return Guard(config, [package.lesser for package in self.packages if package.lesser is not None])
 
-    def reconfigure(self, config: Config) -> None:
+    async def reconfigure(self, config: Config) -> None:
         """Takes what a new configuration says of the edge. Raises `ConfigError`; then everything stays as it was."""
         guard = self._guard(config)
-        for package in self.packages:
-            package.reload(config)
+        takes = [await p.prepare(config) for p in self.packages if p.prepare is not None]
+        for take in takes:
+            take()
         self.guard = guard
 
     # ------------------------------------------------------------- the ASGI side

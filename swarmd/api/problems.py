@@ -25,6 +25,7 @@ from swarmd.store.errors import StoreBroken, StoreError
 log = logging.getLogger("swarmd.edge")
 
 Handler = Callable[[Call], Awaitable[Any]]
+Prepare = Callable[[Config], Awaitable[Callable[[], None]]]
 
 
 class TooLarge(Exception):
@@ -45,7 +46,8 @@ class Problem(Struct, frozen=True):
 class Package(Struct, frozen=True):
     """What one protocol adds to the edge. Paths that begin with one of `prefixes` are its own, known to it or not.
 
-    `reload` takes a new configuration, or raises `ConfigError` and changes nothing; `lesser` knows secrets (`Guard`).
+    `prepare` looks at a new configuration, changes nothing, and gives what takes it; raises `ConfigError` for one that
+    cannot be used. `lesser` knows secrets (`Guard`).
     """
 
     name: str
@@ -53,7 +55,7 @@ class Package(Struct, frozen=True):
     handlers: dict[str, Handler]
     prefixes: tuple[str, ...]
     form: Callable[[Problem], Reply]
-    reload: Callable[[Config], None] = lambda config: None
+    prepare: Prepare | None = None
     lesser: Lesser | None = None
 
 

@@ -168,7 +168,7 @@ async def _until_told(signals: AsyncIterator[int], on_reload: Callable[[], Await
 
 async def _reload(
     daemon: Daemon,
-    reconfigure: Callable[[Config], None],
+    reconfigure: Callable[[Config], Awaitable[None]],
     reload: Callable[[], Config] | None,
     notifier: Notifier,
 ) -> None:
@@ -179,7 +179,7 @@ async def _reload(
     notifier.reloading()
     try:
         config = reload()
-        reconfigure(config)
+        await reconfigure(config)
     except ConfigError as error:
         log.error("reload.refused", extra={"reason": _sentence(error)})
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from swarmd.api.problems import Handler, Package
     from swarmd.daemon.daemon import Daemon
 
@@ -19,14 +21,16 @@ async def package(daemon: Daemon) -> Package:
     from swarmd.api.swarming.bots import BotHandlers
     from swarmd.api.swarming.context import Context
     from swarmd.api.swarming.errors import form
+    from swarmd.api.swarming.groups import Groups
     from swarmd.api.swarming.rbe import RbeHandlers
     from swarmd.api.swarming.routes import ROUTES
     from swarmd.api.swarming.tasks import TaskHandlers
     from swarmd.config import Config
+    from swarmd.offthread import in_thread
 
     context = Context(daemon)
     await context.signer.load()
-    code = BotCode(context.config)
+    code = await in_thread(BotCode, context.config)
     parts = (
         BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context),
         CodeHandlers(context, code),
@@ -37,9 +41,15 @@ async def package(daemon: Daemon) -> Package:
         assert len(owners) == 1, f"{route.handler} has {len(owners)} owners"
         handlers[route.handler] = getattr(owners[0], route.handler)
 
-    def reload(config: Config) -> None:
-        prepared = BotCode(config.swarming)
-        context.reload(config)
-        code.become(prepared)
+    async def prepare(config: Config) -> Callable[[], None]:
+        groups = await in_thread(Groups, config.swarming)
+        newer = await in_thread(BotCode, config.swarming)
+        await newer.prepare_as(code)
 
-    return Package("swarming", ROUTES, handlers, PREFIXES, form, reload, context.lesser)
+        def take() -> None:
+            context.become(config.swarming, groups)
+            code.become(newer)
+
+        return take
+
+    return Package("swarming", ROUTES, handlers, PREFIXES, form, prepare, context.lesser)

@@ -1,40 +1,37 @@
 """The bot's own code, which it fetches from the daemon: the operator's copy, with one file that names the daemon.
 
-The version of a zip is a digest over names and contents, computed as the bot does; so is what is served deterministic,
-whatever the order or the times of the files it was made from. Source: protocol reference, "Bot code, bootstrap,
-self-update".
+A version belongs to an address of the daemon: a bot that calls it by another name has another file in its code. So
+there is one for each address that bots use, made when the first of them calls, in a thread.
+
+Source: docs/swarming.md, "Bot code and versions".
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+import trio
 
 from swarmd import __version__
 from swarmd.api.calls import Call, Reply
 from swarmd.api.guard import Denied
+from swarmd.api.swarming.archive import Archive
 from swarmd.api.swarming.context import Context
 from swarmd.config import ConfigError
 from swarmd.config_swarming import SwarmingConfig
 from swarmd.offthread import in_thread
 
-MAX_FILES = 5_000
-MAX_CODE_BYTES = 64 << 20
-MAX_URLS = 8  # for so many addresses of the daemon zips are kept
-CONFIG = "config/config.json"
-MAIN = "__main__.py"
-LEFT_OUT = ("__pycache__", ".git")
-DAY_ONE = (1980, 1, 1, 0, 0, 0)  # of all members: times are no part of a version
+MAX_VERSIONS = 1_000  # addresses of the daemon whose version is known
+MAX_ZIPS = 8  # kept in memory, of each code
 SLOTS = 10_000  # of the hash of a bot's id, for canaries: steps of 0.01 %
+CODE = "/swarming/api/v1/bot/bot_code/"
 
 BOOTSTRAP = '''#!/usr/bin/env python3
-"""Fetches the Swarming bot of {url} into the present folder and starts it. Give the bot's id in SWARMING_BOT_ID."""
+"""Fetches a Swarming bot into the present folder and starts it. Give its id in SWARMING_BOT_ID."""
 
 import os
 import sys
@@ -50,138 +47,103 @@ os.environ.setdefault("SWARMING_EXTERNAL_BOT_SETUP", "1")
 os.execv(sys.executable, [sys.executable, "swarming_bot.zip", "start_bot"])
 '''
 
-
-class Zip:
-    """The bot's code for one address of the daemon."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        names = sorted(files)
-        digest = hashlib.sha256()
-        for name in names:
-            for part in (name.encode(), files[name]):
-                digest.update(str(len(part)).encode())
-                digest.update(part)
-        self.digest = digest.hexdigest()
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in names:
-                member = zipfile.ZipInfo(name, DAY_ONE)
-                member.compress_type = zipfile.ZIP_DEFLATED
-                member.external_attr = 0o644 << 16
-                archive.writestr(member, files[name])
-        self.data = packed.getvalue()
+T = TypeVar("T")
 
 
 class _Channel:
-    """One bot as the operator gave it, and the zips made of it."""
+    """One bot, in a version for each address of the daemon. What is missing is made in a thread, once."""
 
-    def __init__(self, path: str) -> None:
-        self._files = read_code(Path(path))
-        self._zips: OrderedDict[str, Zip] = OrderedDict()
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._versions: OrderedDict[str, str] = OrderedDict()  # by URL
+        self._zips: OrderedDict[str, bytes] = OrderedDict()  # by version
+        self._making = trio.Lock()
 
-    def at(self, url: str) -> Zip:
-        """The zip that names `url`. Made once for each; takes a good part of a second."""
-        found = self._zips.get(url)
-        if found is None:
-            config = {"server": url, "server_version": __version__, "enable_ts_monitoring": False}
-            found = self._zips[url] = Zip({**self._files, CONFIG: msgspec.json.encode(config)})
-            while len(self._zips) > MAX_URLS:
-                self._zips.popitem(last=False)
-        self._zips.move_to_end(url)
-        return found
+    @property
+    def urls(self) -> list[str]:
+        return list(self._versions)
 
-    def known(self, digest: str) -> Zip | None:
-        return next((zip for zip in self._zips.values() if zip.digest == digest), None)
+    async def version(self, url: str) -> str:
+        if url not in self._versions:
+            async with self._making:
+                if url not in self._versions:
+                    version = await in_thread(self._archive.version, _config(url))
+                    return _keep(self._versions, url, version, MAX_VERSIONS)
+        self._versions.move_to_end(url)
+        return self._versions[url]
+
+    async def packed(self, version: str) -> bytes | None:
+        """The zip of a version; None for one that is not known."""
+        if version not in self._zips:
+            async with self._making:
+                url = next((url for url, known in self._versions.items() if known == version), None)
+                if url is None:
+                    return None
+                if version not in self._zips:
+                    packed = await in_thread(self._archive.packed, _config(url))
+                    return _keep(self._zips, version, packed, MAX_ZIPS)
+        self._zips.move_to_end(version)
+        return self._zips[version]
+
+
+def _keep(kept: OrderedDict[str, T], key: str, value: T, most: int) -> T:
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)
+    return value
+
+
+def _config(url: str) -> bytes:
+    """The one file that differs."""
+    return msgspec.json.encode({"server": url, "server_version": __version__, "enable_ts_monitoring": False})
 
 
 class BotCode:
-    """What is served to bots. Raises `ConfigError` for a folder or zip that is no bot."""
+    """What is served to bots. Reads it, which takes a while. Raises `ConfigError` for what is no bot."""
 
     def __init__(self, config: SwarmingConfig) -> None:
-        self._stable = _Channel(config.bot_code) if config.bot_code else None
-        self._canary = _Channel(config.bot_code_canary) if config.bot_code_canary else None
-        self._percent = config.canary_percent
-        if self._canary is not None and self._stable is None:
+        if config.bot_code_canary and not config.bot_code:
             raise ConfigError("swarming.bot_code_canary is given without bot_code", "give both")
+        self._stable = _Channel(Archive(Path(config.bot_code))) if config.bot_code else None
+        self._canary = _Channel(Archive(Path(config.bot_code_canary))) if config.bot_code_canary else None
+        self._percent = config.canary_percent
 
     def become(self, other: BotCode) -> None:
         """Serves from now on what `other` does."""
         self._stable, self._canary, self._percent = other._stable, other._canary, other._percent
 
-    def wanted(self, bot: str, url: str) -> str | None:
+    async def prepare_as(self, other: BotCode) -> None:
+        """Makes the versions of all addresses that `other` was asked for, so that no bot waits for them."""
+        for theirs in other._channels():
+            for url in theirs.urls:
+                for mine in self._channels():
+                    await mine.version(url)
+
+    async def wanted(self, bot: str, url: str) -> str | None:
         """The version that a bot should run; None when none is served."""
-        channel = self._channel(bot)
-        return None if channel is None else channel.at(url).digest
+        is_canary = self._canary is not None and _slot(bot) < self._percent * SLOTS / 100
+        channel = self._canary if is_canary else self._stable
+        return None if channel is None else await channel.version(url)
 
-    def stable(self, url: str) -> Zip | None:
-        return None if self._stable is None else self._stable.at(url)
+    async def stable(self, url: str) -> str | None:
+        return None if self._stable is None else await self._stable.version(url)
 
-    def known(self, digest: str) -> Zip | None:
-        channels = [c for c in (self._stable, self._canary) if c is not None]
-        return next((found for c in channels if (found := c.known(digest)) is not None), None)
+    async def packed(self, version: str, url: str) -> bytes | None:
+        """The zip of a version; None for one that is not served (any more). `url`: where the caller reaches the daemon,
+        which may be the first that a new daemon hears of the address."""
+        for channel in self._channels():
+            await channel.version(url)
+            found = await channel.packed(version)
+            if found is not None:
+                return found
+        return None
 
-    def _channel(self, bot: str) -> _Channel | None:
-        if self._canary is not None and _slot(bot) < self._percent * SLOTS / 100:
-            return self._canary
-        return self._stable
-
-    async def prepare(self, url: str) -> None:
-        """Makes the zips for an address of the daemon, off the trio thread: it takes a while."""
-        for channel in (self._stable, self._canary):
-            if channel is not None and url not in channel._zips:
-                await in_thread(channel.at, url)
+    def _channels(self) -> list[_Channel]:
+        return [channel for channel in (self._stable, self._canary) if channel is not None]
 
 
 def _slot(bot: str) -> int:
     return int.from_bytes(hashlib.sha256(b"canary " + bot.encode()).digest()[:8], "big") % SLOTS
-
-
-def read_code(path: Path) -> dict[str, bytes]:
-    """The files of a bot, by their names in the zip. Raises `ConfigError`."""
-    try:
-        files = _read_zip(path) if path.is_file() else _read_folder(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"cannot read the bot code {path}: {error}", "give a folder or zip with a Swarming bot"
-        ) from None
-    if MAIN not in files:
-        raise ConfigError(
-            f"the bot code {path} has no {MAIN}", "give the folder whose files are the root of the bot's zip"
-        )
-    files.pop(CONFIG, None)
-    return files
-
-
-def _read_folder(root: Path) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    size = 0
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist")
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.endswith(".pyc") or not path.is_file():
-                continue
-            size += path.stat().st_size
-            _check_size(root, len(files), size)
-            files[path.relative_to(root).as_posix()] = path.read_bytes()
-    return files
-
-
-def _read_zip(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        members = [m for m in archive.infolist() if not m.is_dir()]
-        _check_size(path, len(members), sum(m.file_size for m in members))
-        return {member.filename: archive.read(member) for member in members}
-
-
-def _check_size(path: Path, files: int, size: int) -> None:
-    if files > MAX_FILES or size > MAX_CODE_BYTES:
-        raise ConfigError(
-            f"the bot code {path} has more than {MAX_FILES} files or {MAX_CODE_BYTES >> 20} MiB",
-            "give the bot's own files only",
-        )
 
 
 class CodeHandlers:
@@ -192,50 +154,47 @@ class CodeHandlers:
     async def swarming_ping(self, call: Call) -> Reply:
         return Reply(b"Server up", content_type="text/plain; charset=utf-8")
 
-    async def _stable(self, call: Call) -> Zip:
-        url = self._context.server_url(call)
-        await self._code.prepare(url)
-        stable = self._code.stable(url)
-        if stable is None:
+    async def _stable(self, url: str) -> str:
+        version = await self._code.stable(url)
+        if version is None:
             raise Denied(
                 404,
                 "no_bot_code",
                 "this daemon serves no bot code",
                 "set bot_code in [swarming] of its configuration to a folder or zip with a Swarming bot",
             )
-        return stable
+        return version
 
     async def swarming_stable_code(self, call: Call) -> Reply:
         """Where the stable code is: a redirect, so that what is fetched has its version in its name."""
-        stable = await self._stable(call)
-        return _to(f"/swarming/api/v1/bot/bot_code/{stable.digest}")
+        return self._to(call, await self._stable(self._context.server_url(call)))
 
     async def swarming_code(self, call: Call) -> Reply:
-        found = self._code.known(call.params["digest"])
-        if found is None:  # an older one, or a daemon that has just started
-            stable = await self._stable(call)
-            found = self._code.known(call.params["digest"])
-            if found is None:
-                return _to(f"/swarming/api/v1/bot/bot_code/{stable.digest}")
+        url, version = self._context.server_url(call), call.params["digest"]
+        packed = await self._code.packed(version, url)
+        if packed is None:
+            return self._to(call, await self._stable(url))
         if call.query:
-            return _to(f"/swarming/api/v1/bot/bot_code/{found.digest}")
+            return self._to(call, version)
         return Reply(
-            found.data,
+            packed,
             content_type="application/octet-stream",
             headers=(
                 (b"cache-control", b"public, max-age=3600"),
-                (b"etag", b'"' + found.digest.encode() + b'"'),
+                (b"etag", b'"' + version.encode() + b'"'),
                 (b"content-disposition", b'attachment; filename="swarming_bot.zip"'),
             ),
         )
 
     async def swarming_bootstrap(self, call: Call) -> Reply:
-        await self._stable(call)
-        script = BOOTSTRAP.format(url=self._context.server_url(call), query="")
+        url = self._context.server_url(call)
+        await self._stable(url)
+        script = BOOTSTRAP.format(url=url, query="")
         return Reply(script.encode(), content_type="text/plain; charset=utf-8")
 
-
-def _to(path: str) -> Reply:
-    return Reply(
-        b"", status=302, content_type="text/plain; charset=utf-8", headers=((b"location", path.encode()),)
-    )
+    def _to(self, call: Call, version: str) -> Reply:
+        """A redirect to the code of a version, as the caller reaches it."""
+        location = (self._context.path_before(call) + CODE + version).encode()
+        return Reply(
+            b"", status=302, content_type="text/plain; charset=utf-8", headers=((b"location", location),)
+        )

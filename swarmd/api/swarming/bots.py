@@ -32,6 +32,9 @@ log = logging.getLogger("swarmd.swarming")
 
 FAILED_UPDATE = "Failed to self-update"  # in a bot's own words
 RETRY_UPDATE_S = 300.0  # how soon a bot that failed to take new code is told again to take the same
+MAX_ASKED = (
+    100_000  # bots of which it is remembered that they were told; anybody who may be a bot can name one
+)
 SICK_SLEEP_S = {"quarantined": (30.0, 60.0), "maintenance": (10.0, 20.0), "draining": (5.0, 10.0)}
 RIVAL_SLEEP_S = (30.0, 60.0)  # of a process whose bot has another one
 STREAK_FACTOR = 1.5  # of the pause of an idle bot, from poll to poll
@@ -73,6 +76,7 @@ class BotHandlers:
         group = self._context.group_of(call, bot)
         key = wire.text(body.session_id, "session_id", wire.SESSION_ID)
         await self._context.signer.ready()
+        wanted = await self._code.wanted(bot, self._context.server_url(call))
         given, faults = wire.dimensions(body.dimensions)
         state, more = wire.state(body.state)
         version = body.version if isinstance(body.version, str) else ""
@@ -88,7 +92,7 @@ class BotHandlers:
         await self._daemon.settled()
         answer = {
             "session": self._context.token(bot, key, group.config),
-            "bot_version": self._code.wanted(bot, self._context.server_url(call)) or version,
+            "bot_version": wanted or version,
             "server_version": __version__,
             "bot_group_cfg": {"dimensions": group.assigned},
             "bot_config_name": group.hooks_name,
@@ -114,7 +118,7 @@ class BotHandlers:
         group = self._context.group_of(call, bot)
         await self._context.signer.ready()
         token, fault = self._token(bot, body.session)
-        update = self._update(call, bot, body)
+        update = await self._update(call, bot, body)
         if update is not None:
             return reply(self._with_session(update, token))
         if token is None:
@@ -151,10 +155,10 @@ class BotHandlers:
     def _sleep(self, token: SessionToken, duration_s: float) -> Reply:
         return reply(self._with_session({"cmd": "sleep", "duration": duration_s}, token))
 
-    def _update(self, call: Call, bot: str, body: wire.PollCall) -> dict[str, Any] | None:
+    async def _update(self, call: Call, bot: str, body: wire.PollCall) -> dict[str, Any] | None:
         """Comes before everything else, so that a broken bot heals. One that could not take the code is left alone
         for a while: it would try again at each poll."""
-        wanted = self._code.wanted(bot, self._context.server_url(call))
+        wanted = await self._code.wanted(bot, self._context.server_url(call))
         if wanted is None or not isinstance(body.version, str):
             return None
         said = body.state.get("quarantined") if isinstance(body.state, dict) else None
@@ -166,7 +170,10 @@ class BotHandlers:
         now = self._daemon.clock.now()
         if failed and asked is not None and asked[0] == wanted and now < asked[1] + RETRY_UPDATE_S:
             return None
+        self._asked.pop(bot, None)  # the newest stand last
         self._asked[bot] = (wanted, now)
+        if len(self._asked) > MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
         if body.version != wanted:
             return {"cmd": "update", "version": wanted}
         # What it failed to take is wanted no more; its quarantine ends only with its process.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,7 +15,6 @@ from swarmd.api.routes import Verb
 from swarmd.api.swarming.groups import Group, Groups
 from swarmd.api.swarming.ids import is_run_of
 from swarmd.api.swarming.tokens import AccessToken, SessionToken, Signer, TokenFault
-from swarmd.config import Config
 from swarmd.config_swarming import SwarmingConfig
 from swarmd.core.engine import Engine
 from swarmd.core.errors import Refused
@@ -41,8 +41,9 @@ class Context:
         self.signer = Signer(daemon)
         self.holds = Holds(daemon)
 
-    def reload(self, config: Config) -> None:
-        self.groups, self.config = Groups(config.swarming), config.swarming
+    def become(self, config: SwarmingConfig, groups: Groups) -> None:
+        """Goes by another configuration from now on."""
+        self.config, self.groups = config, groups
 
     # ------------------------------------------------------------- who calls
 
@@ -147,7 +148,12 @@ class Context:
                 f"{host[:80]!r} is not where this daemon could be reached",
                 "set swarming.server_url",
             )
-        return f"http://{host}"
+        # In lower case: what a bot's HTTP library makes of the URL that it is given here.
+        return f"http://{host.lower()}"
+
+    def path_before(self, call: Call) -> str:
+        """What stands in front of each path of ours, as the caller sees it."""
+        return urlsplit(self.config.server_url).path if self.config.server_url else ""
 
 
 def check_id(token: SessionToken, given: object) -> None:
