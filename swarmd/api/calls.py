@@ -20,12 +20,14 @@ class Caller(Struct, frozen=True):
     """Who calls: a peer of this machine, one that showed the token, or one of a listed network; all are trusted.
 
     A caller that showed a lesser secret has a `name`, and may do what `verbs` says even when it is not trusted.
+    `prefix` stood in front of its path: `/` and the token, when it was shown there.
     """
 
     peer: str
     trusted: bool
     name: str = ""
     verbs: frozenset[Verb] = frozenset()
+    prefix: str = ""
 
 
 class Call:

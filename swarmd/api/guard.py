@@ -60,12 +60,12 @@ class Guard:
         """The caller, and the path without a token in it. `peer` None: a Unix socket. Raises `Denied`."""
         self._check_browser(raw_headers, peer)
         bearer = _bearer(raw_headers)
-        path, shown = self._shown_token(bearer, path)
+        before, path, shown = self._shown_token(bearer, path)
         trusted = shown or peer is None or self._trusts(peer)
         name, verbs = "", frozenset[Verb]()
         if bearer and not shown:
             name, verbs = next((known for lesser in self._lesser if (known := lesser(bearer))), (name, verbs))
-        return Caller(peer or "unix", trusted, name, verbs), path
+        return Caller(peer or "unix", trusted, name, verbs, before), path
 
     def may(self, caller: Caller, verb: Verb, pool: str | None = None) -> None:
         """The one function that says whether a caller may act on a thing. Raises `Denied`."""
@@ -108,16 +108,15 @@ class Guard:
         # An address written as numbers cannot be rebound; a name can.
         return not self._only_loopback and _is_address(bare.strip("[]"))
 
-    def _shown_token(self, bearer: str, path: str) -> tuple[str, bool]:
-        """Whether the token was shown, in a header or as the first segment of the path, which is taken off."""
+    def _shown_token(self, bearer: str, path: str) -> tuple[str, str, bool]:
+        """Whether the token was shown, in a header or as the first segment of the path: that part of the path, and the
+        rest of it."""
         if not self._token:
-            return path, False
-        if bearer and hmac.compare_digest(bearer.encode(), self._token.encode()):
-            return path, True
+            return "", path, False
         first, slash, rest = path.removeprefix("/").partition("/")
         if slash and hmac.compare_digest(first.encode(), self._token.encode()):
-            return "/" + rest, True
-        return path, False
+            return "/" + first, "/" + rest, True
+        return "", path, bool(bearer) and hmac.compare_digest(bearer.encode(), self._token.encode())
 
     def _trusts(self, peer: str) -> bool:
         try:

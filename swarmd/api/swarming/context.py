@@ -149,11 +149,11 @@ class Context:
                 "set swarming.server_url",
             )
         # In lower case: what a bot's HTTP library makes of the URL that it is given here.
-        return f"http://{host.lower()}"
+        return f"http://{host.lower()}{call.caller.prefix}"
 
     def path_before(self, call: Call) -> str:
         """What stands in front of each path of ours, as the caller sees it."""
-        return urlsplit(self.config.server_url).path if self.config.server_url else ""
+        return urlsplit(self.config.server_url).path if self.config.server_url else call.caller.prefix
 
 
 def check_id(token: SessionToken, given: object) -> None:

@@ -235,6 +235,26 @@ async def test_a_given_address_goes_before_what_was_asked(autojump_clock, tmp_pa
             assert server_in(packed) == "https://gateway.example/lab" and version_of(packed) == version
 
 
+async def test_a_bot_that_shows_the_token_in_its_path_keeps_it_there(autojump_clock, tmp_path):
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    config = Config(
+        token_file=str(token), trust_loopback=False,
+        swarming=SwarmingConfig(bot_code=str(a_zip(tmp_path / "bot.zip"))),
+    )  # fmt: skip
+    async with running(tcp=True, config=config) as world:
+        first = await get(world, f"/{TOKEN}/bot_code", "localhost")
+        assert first.headers["location"].startswith(f"/{TOKEN}/swarming/")
+        found = await get(world, first.headers["location"], "localhost")
+        assert found.status == 200 and server_in(found.body) == f"http://localhost/{TOKEN}"
+        version = version_of(found.body)
+        # It must not be told to take code that would call without the token.
+        assert (await poll(world, host="localhost", before=f"/{TOKEN}", version=version))["cmd"] == "sleep"
+        script = await get(world, f"/{TOKEN}/bootstrap", "localhost")
+        assert f"URL = 'http://localhost/{TOKEN}'" in script.body.decode()
+
+
 async def test_what_is_kept_of_many_addresses_is_bounded(autojump_clock, tmp_path, monkeypatch):
     monkeypatch.setattr(bot_code, "MAX_VERSIONS", 6)
     monkeypatch.setattr(bot_code, "MAX_ZIPS", 2)
