@@ -116,7 +116,8 @@ class Context:
         bot = engine.bots.get(BotId(token.bot))
         if bot is not None and bot.session is not None:
             return None
-        dimensions, version, state = {"id": (token.bot,)}, "", b"{}"
+        dimensions: dict[str, tuple[str, ...]] = {"id": (token.bot,)}
+        version, state = "", b"{}"
         if bot is not None:
             dimensions, version, state = bot.dimensions, bot.version, bot.state
         engine.open_session(

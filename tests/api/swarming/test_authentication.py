@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from swarmd.api.native.routes import ROUTES as NATIVE
 from swarmd.api.routes import Verb
 from swarmd.config import Config
