@@ -111,7 +111,9 @@ class Edge:
         caller, path = self.guard.admit(
             scope["headers"], client[0] if client else None, raw_path.decode("latin-1")
         )
-        route, params = self._find(scope["method"], path.partition("?")[0])
+        path = path.partition("?")[0]
+        scope["path"] = path  # without a token: the server logs it when an answer breaks off
+        route, params = self._find(scope["method"], path)
         self.guard.may(caller, route.verb)
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         _check_content_type(route, headers)

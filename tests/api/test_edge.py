@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import h11
 import msgspec
 import pytest
 import trio
 
+from swarmd.api.calls import Reply
 from swarmd.api.edge import SECURITY_HEADERS
 from swarmd.api.native.routes import ROUTES
 from swarmd.api.openapi import document
@@ -181,6 +183,27 @@ async def test_an_error_never_shows_the_token(autojump_clock, tmp_path):
         for method, path in (("GET", "/nothing"), ("DELETE", "/api/v1/tasks"), ("GET", "/api/v1/tasks/7")):
             answer = await send(daemon.url, method, f"/{TOKEN}{path}")
             assert answer.status >= 400 and TOKEN.encode() not in answer.body
+
+
+async def test_the_log_never_shows_the_token(autojump_clock, tmp_path, caplog):
+    """An answer that breaks off is logged with its path, which may have begun with the token."""
+
+    async def breaks_off():
+        yield b"the first half"
+        raise RuntimeError("in the middle")
+
+    async def handler(call):
+        return Reply(stream=breaks_off())
+
+    caplog.set_level("DEBUG", "swarmd")
+    async with running(tcp=True, config=guarded(tmp_path)) as daemon:
+        daemon.app._handlers = dict.fromkeys(daemon.app._handlers, handler)
+        for path in ("/api/v1/tasks", f"/api/v1/blobs/{DIGEST}"):
+            with pytest.raises((trio.BrokenResourceError, h11.RemoteProtocolError)):
+                await send(daemon.url, "GET", f"/{TOKEN}{path}")
+    logged = [(r.getMessage(), vars(r).get("path")) for r in caplog.records]
+    assert logged == [("request.failed", "/api/v1/tasks"), ("request.failed", f"/api/v1/blobs/{DIGEST}")]
+    assert TOKEN not in caplog.text
 
 
 async def test_a_listed_network_needs_no_token(autojump_clock, tmp_path):
