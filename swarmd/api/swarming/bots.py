@@ -26,6 +26,7 @@ from swarmd.core.engine import Engine
 from swarmd.core.errors import Refused
 from swarmd.core.ids import to_text
 from swarmd.core.model import AttemptState, BotId, BotOrder, Session, SessionId
+from swarmd.core.sessions import Newcomer
 from swarmd.daemon.sessions import Hold, held
 
 log = logging.getLogger("swarmd.swarming")
@@ -51,10 +52,8 @@ GOODBYES = ("bot_rebooting", "bot_shutdown")
 class _Told(Struct):
     """What a session said and was told last. In memory only."""
 
-    dimensions: Any = None
-    version: str = ""
-    group: str = ""
-    faults: list[str] = []
+    said: tuple[Any, ...] = ()  # what of a poll says what the bot is
+    faults: list[str] = []  # of that
     uuid: str = ""
     answer: dict[str, Any] | None = None  # with work in it, to `uuid`
 
@@ -182,7 +181,8 @@ class BotHandlers:
     def _take_in(self, group: Group, token: SessionToken, body: wire.PollCall, uuid: str) -> Session | None:
         """What a poll says of the bot. None when another process of this bot has the session."""
         self._forget_ended()
-        state, faults = wire.state(body.state)
+        state, state_faults = wire.state(body.state)
+        found, faults = wire.dimensions(body.dimensions)
         version = body.version[:128] if isinstance(body.version, str) else ""
         self._daemon.note_life()
         with self._daemon.step() as (engine, now):
@@ -192,9 +192,12 @@ class BotHandlers:
             if session is None:
                 return None
             told = self._told.setdefault(session.id, _Told())
-            self._describe(engine, now, group, token, body, version, state, told)
-            known = told.dimensions if isinstance(told.dimensions, dict) else {}
-            engine.bot_says(now, session.bot, *health(body.state, known, [*told.faults, *faults]))
+            if told.said != (found, faults, version, group.config):
+                told.said = (found, faults, version, group.config)
+                newcomer = self._context.newcomer(group, token.bot, token.session_key, found, version, state)
+                told.faults = faults or self._describe(engine, now, newcomer)
+            engine.bots[session.bot].state = state
+            engine.bot_says(now, session.bot, *health(body.state, found, [*told.faults, *state_faults]))
             engine.seen(now, session.id)
             # It holds nothing, but for what this very poll was given before.
             asked = [a for a in session.attempts.values() if uuid and a.offer_key == uuid]
@@ -203,27 +206,14 @@ class BotHandlers:
                 engine.holds(now, session.id, running, (), lambda a: a not in asked)
             return session
 
-    def _describe(
-        self, engine: Engine, now: float, group: Group, token: SessionToken, body: wire.PollCall, version: str,
-        state: bytes, told: _Told,
-    ) -> None:  # fmt: skip
-        bot = engine.bots[BotId(token.bot)]
-        if (told.dimensions, told.version, told.group) == (body.dimensions, version, group.config):
-            bot.state = state
-            return
-        found, faults = wire.dimensions(body.dimensions)
+    @staticmethod
+    def _describe(engine: Engine, now: float, newcomer: Newcomer) -> list[str]:
+        """Takes what the bot says that it is. What cannot be is a fault: the bot keeps what it was, in quarantine."""
         try:
-            newcomer = self._context.newcomer(group, token.bot, token.session_key, found, version, state)
-            if not faults:
-                engine.describe(now, newcomer)
-        except Refused as error:  # the bot keeps what it was, in quarantine
-            faults.append(error.message)
-        told.dimensions, told.version, told.group, told.faults = (
-            body.dimensions,
-            version,
-            group.config,
-            faults,
-        )
+            engine.describe(now, newcomer)
+        except Refused as error:
+            return [f"{error.message} ({error.remedy})"]
+        return []
 
     def _forget_ended(self) -> None:
         sessions = self._daemon.engine.sessions
@@ -250,13 +240,13 @@ class BotHandlers:
         return self._order(session) or {"cmd": "sleep", "duration": self._pause_s(body.state)}
 
     def _order(self, session: Session) -> dict[str, Any] | None:
-        """What a person asked of the bot."""
-        order = self._daemon.engine.bots[session.bot].order
-        if order is BotOrder.TERMINATE:
+        """What a person asked of the bot; nothing for a process that is not the bot's any more."""
+        bot = self._daemon.engine.bots.get(session.bot)
+        if bot is None or bot.session is not session or bot.order is None:
+            return None
+        if bot.order is BotOrder.TERMINATE:
             return {"cmd": "terminate", "task_id": termination_id(session)}
-        if order is not None:
-            return {"cmd": "bot_restart", "message": f"told to {order.value}"}
-        return None
+        return {"cmd": "bot_restart", "message": f"told to {bot.order.value}"}
 
     def _pause_s(self, state: object) -> float:
         streak = state.get("sleep_streak") if isinstance(state, dict) else 0
@@ -301,11 +291,11 @@ class BotHandlers:
     async def swarming_event(self, call: Call) -> Reply:
         body: wire.EventCall = call.body
         token = await self._context.session(call, body.session)
-        if body.event not in EVENTS:
-            raise wire.bad(f"event is {body.event!r}"[:80], f"send one of {', '.join(EVENTS)}")
+        if not isinstance(body.event, str) or body.event not in EVENTS:
+            raise wire.bad(f"event is {wire.shown(body.event)}", f"send one of {', '.join(EVENTS)}")
         wire.text(body.request_uuid or "", "request_uuid", wire.REQUEST_UUID)
-        if wire.state(body.state)[1]:
-            raise wire.bad("state is no object")
+        if faults := wire.state(body.state)[1]:
+            raise wire.bad(faults[0])
         message = body.message if isinstance(body.message, str) else ""
         with self._daemon.step() as (engine, now):
             engine.bot_tells(now, BotId(token.bot), EVENTS[body.event], message)

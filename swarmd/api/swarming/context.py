@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -179,8 +180,11 @@ def reply(value: dict[str, Any], status: int = 200) -> Reply:
     )
 
 
-def health(state: object, dimensions: Any, faults: list[str]) -> tuple[str | None, str | None]:
-    """Why the bot is in quarantine and under maintenance, by its own word or by what is wrong with its call."""
+def health(
+    state: object, dimensions: Mapping[str, tuple[str, ...]], faults: list[str]
+) -> tuple[str | None, str | None]:
+    """Why the bot is in quarantine and under maintenance, by its own word or by what is wrong with its call.
+    `dimensions`: those that could be read."""
     said = state if isinstance(state, dict) else {}
     reasons = [r for r in (_reason(said.get("quarantined"), "it says that it is in quarantine"),) if r]
     for value in dimensions.get("quarantined", ()):

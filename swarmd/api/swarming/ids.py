@@ -12,13 +12,16 @@ Source: protocols of LUCI Swarming, task ids; docs/swarming.md, "Task ids".
 
 from __future__ import annotations
 
-from swarmd.core.model import Attempt, AttemptId, OpId, Session
+import re
+
+from swarmd.core.engine import Engine
+from swarmd.core.model import Attempt, AttemptId, OpId, Session, TaskId
 
 EPOCH_S = 1_262_304_000  # 2010-01-01T00:00:00Z
 _EPOCH = EPOCH_S * 1000 << 20
 _MASK = (1 << 63) - 1
 MAX_DIGIT = 15
-MAX_TEXT = 17
+_TEXT = re.compile(r"[0-9a-f]{2,17}")
 NO_TASK = "10"  # an id that is none of ours, where one must be given
 
 
@@ -46,14 +49,9 @@ def termination_id(session: Session, digit: int = 1) -> str:
 
 def parse(text: object) -> tuple[int, int] | None:
     """The id of ours behind a task or run id, and its last digit; None for what is none."""
-    if not isinstance(text, str) or not 2 <= len(text) <= MAX_TEXT:
+    if not isinstance(text, str) or not _TEXT.fullmatch(text):
         return None
-    if not text.isascii() or not text.isalnum() or text != text.lower():
-        return None
-    try:
-        number = int(text, 16)
-    except ValueError:
-        return None
+    number = int(text, 16)
     if number >> 4 > _MASK:
         return None
     return ((number >> 4) + _EPOCH) & _MASK, number & 15
@@ -68,6 +66,16 @@ def is_run_of(text: object, attempt: Attempt) -> bool:
     if id == attempt.task:
         return digit in (0, attempt.number)
     return attempt.number > MAX_DIGIT and id == attempt.id
+
+
+def live_run(engine: Engine, text: object) -> Attempt | None:
+    """The live attempt of any bot that a bot means."""
+    parsed = parse(text)
+    if parsed is None:
+        return None
+    task = engine.tasks.get(TaskId(parsed[0]))
+    attempt = engine.attempts.get(AttemptId(parsed[0])) if task is None else task.attempt
+    return attempt if attempt is not None and is_run_of(text, attempt) else None
 
 
 def _text(id: int, digit: int) -> str:

@@ -17,6 +17,8 @@ from swarmd.core.ids import to_text
 from swarmd.core.model import Attempt, BotId, Outcome, Work
 
 log = logging.getLogger("swarmd.swarming")
+MAX_REASON = 1_000
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bytes that are no UTF-8 are a ValueError
 
 
 class Offering:
@@ -50,13 +52,15 @@ class Offering:
         if work.terminate:
             return {"cmd": "terminate", "task_id": told.run_id}
         try:
-            made = manifest(work, text, attempt, told)
-        except msgspec.MsgspecError as error:
-            self._refuse(
-                attempt, f"its payload is not one of type {work.payload and work.payload.type}: {error}"
-            )
+            # Encoded here, because what a payload holds may be read and still not be written.
+            return {
+                "cmd": "run",
+                "manifest": msgspec.Raw(msgspec.json.encode(manifest(work, text, attempt, told))),
+            }
+        except UNREADABLE as error:
+            kind = "" if work.payload is None else work.payload.type
+            self._refuse(attempt, f"its payload is not one of type {kind}: {error}"[:MAX_REASON])
             return None
-        return {"cmd": "run", "manifest": made}
 
     def _refuse(self, attempt: Attempt, reason: str) -> None:
         log.warning("task.unreadable", extra={"attempt": to_text(attempt.id), "reason": reason})

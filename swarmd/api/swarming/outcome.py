@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from swarmd.api.calls import kept_json
 from swarmd.api.swarming import wire
 from swarmd.api.swarming.context import RESULT
+from swarmd.core.errors import Refused
 from swarmd.core.model import Outcome, Payload
 
 MAX_RESULT_BYTES = 1 << 20
+MAX_EXIT_CODE = 1 << 32  # signals are negative, and Windows has 32 bits without a sign
 STATISTICS = (
     "bot_overhead", "cost_usd", "cas_output_root", "cipd_pins", "isolated_stats", "named_caches_stats",
     "cache_trim_stats", "cipd_stats", "cleanup_stats",
@@ -21,7 +22,7 @@ def check_update(call: wire.TaskUpdateCall) -> None:
     """Raises `Refused` for a field that cannot be, and for fields that do not go together."""
     wire.number(call.cost_usd, "cost_usd", low=0)
     duration = wire.number(call.duration, "duration", low=0)
-    exit_code = wire.whole(call.exit_code, "exit_code")
+    exit_code = wire.whole(call.exit_code, "exit_code", low=-MAX_EXIT_CODE, high=MAX_EXIT_CODE)
     overhead = wire.number(call.bot_overhead, "bot_overhead")
     wire.whole(call.output_chunk_start, "output_chunk_start", low=0)
     for name in ("hard_timeout", "io_timeout", "canceled"):
@@ -52,9 +53,9 @@ def outcome_of(call: wire.TaskUpdateCall) -> Outcome:
     )
 
 
-def failure_of(message: object, client_error: object) -> Outcome:
+def failure_of(message: str, client_error: object) -> Outcome:
     """The end that a `task_error` tells."""
-    said = message if isinstance(message, str) and message else "the bot failed and did not say why"
+    said = message or "the bot failed and did not say why"
     missing = _missing(client_error)
     if missing:
         said = f"{said}; missing: {', '.join(missing)}"
@@ -64,11 +65,16 @@ def failure_of(message: object, client_error: object) -> Outcome:
 def _missing(client_error: object) -> list[str]:
     """What the bot could not fetch, in words; empty lists mean that this was not the reason."""
     given = client_error if isinstance(client_error, dict) else {}
-    trees = [f"CAS {item.get('digest')}" for item in _objects(given.get("missing_cas"))]
+    trees = [f"CAS {_name(item, 'digest')}" for item in _objects(given.get("missing_cas"))]
     packages = [
-        f"CIPD {p.get('package_name')}@{p.get('version')}" for p in _objects(given.get("missing_cipd"))
+        f"CIPD {_name(p, 'package_name')}@{_name(p, 'version')}" for p in _objects(given.get("missing_cipd"))
     ]
     return [*trees, *packages]
+
+
+def _name(item: dict[str, Any], field: str) -> str:
+    value = item.get(field)
+    return value if isinstance(value, str) else wire.shown(value)
 
 
 def _objects(given: object) -> list[dict[str, Any]]:
@@ -78,5 +84,8 @@ def _objects(given: object) -> list[dict[str, Any]]:
 def _result(call: wire.TaskUpdateCall) -> Payload | None:
     """What the report says beyond an outcome; clients of this protocol get it as it came."""
     told: dict[str, Any] = {name: v for name in STATISTICS if (v := getattr(call, name)) is not None}
-    data = msgspec.json.encode(told) if told else b""
-    return Payload(RESULT, data) if data and len(data) <= MAX_RESULT_BYTES else None
+    try:
+        data = kept_json(told, "the report")
+    except Refused:  # the end counts all the same
+        return None
+    return Payload(RESULT, data) if told and len(data) <= MAX_RESULT_BYTES else None

@@ -61,7 +61,7 @@ class RbeHandlers:
         if not token.rbe:
             raise wire.bad("there is no RBE session in this session", "call rbe/session/create first")
         if body.status not in STATUSES:
-            raise wire.bad(f"status is {body.status!r}"[:80], f"send one of {', '.join(STATUSES)}")
+            raise wire.bad(f"status is {wire.shown(body.status)}", f"send one of {', '.join(STATUSES)}")
         lease = _lease(body.lease)
         at_once = wire.flag(body.nonblocking, "nonblocking")
         self._daemon.note_life()
@@ -180,7 +180,7 @@ class RbeHandlers:
         token = await self._context.session(call, body.session)
         for name in ("claim_id", "task_id"):
             if not isinstance(getattr(body, name), str) or not getattr(body, name):
-                raise wire.bad(f"{name} is {getattr(body, name)!r}"[:80], "send what the lease says")
+                raise wire.bad(f"{name} is {wire.shown(getattr(body, name))}", "send what the lease says")
         self._daemon.note_life()
         answer = await self._claim(call, token, body.claim_id)
         await self._daemon.settled()
@@ -236,5 +236,5 @@ def _lease(given: object) -> wire.Lease | None:
     except msgspec.ValidationError as error:
         raise wire.bad(f"lease: {error}") from None
     if lease.state not in LEASE_STATES:
-        raise wire.bad(f"lease.state is {lease.state!r}"[:80], f"send one of {', '.join(LEASE_STATES)}")
+        raise wire.bad(f"lease.state is {wire.shown(lease.state)}", f"send one of {', '.join(LEASE_STATES)}")
     return lease

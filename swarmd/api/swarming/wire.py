@@ -12,9 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from swarmd.api.calls import kept_json
 from swarmd.core.errors import Refused
 
 MAX_STATE_BYTES = 64 << 10
+MAX_WHOLE = (1 << 53) - 1  # what JSON's numbers can say exactly
+MAX_SHOWN = 60  # characters of a value in a message
 BOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SESSION_ID = re.compile(r"[a-z0-9\-_/]{1,50}")
 REQUEST_UUID = re.compile(r"[a-zA-Z0-9\-_/]{0,50}")
@@ -147,12 +150,15 @@ def dimensions(given: object) -> tuple[dict[str, tuple[str, ...]], list[str]]:
 
 
 def state(given: object) -> tuple[bytes, list[str]]:
-    """A bot's state as JSON, and what is wrong with it. One that is too large is not kept."""
+    """A bot's state as JSON, and what is wrong with it. One that is too large or too deep is not kept."""
     if given is None:
         return b"{}", []
     if not isinstance(given, dict):
         return b"{}", ["state is no object"]
-    raw = msgspec.json.encode(given)
+    try:
+        raw = kept_json(given, "state")
+    except Refused as error:
+        return b"{}", [error.message]
     if len(raw) > MAX_STATE_BYTES:
         return msgspec.json.encode({"too_large": len(raw)}), []
     return raw, []
@@ -161,7 +167,7 @@ def state(given: object) -> tuple[bytes, list[str]]:
 def text(value: object, name: str, pattern: re.Pattern[str]) -> str:
     """A text of a pattern. Raises `Refused`."""
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise bad(f"{name} is {_shown(value)}, expected {pattern.pattern}")
+        raise bad(f"{name} is {shown(value)}, expected {pattern.pattern}")
     return value
 
 
@@ -170,20 +176,20 @@ def number(value: object, name: str, *, low: float | None = None) -> float | Non
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) > 1e15:
-        raise bad(f"{name} is {_shown(value)}, expected a number")
+        raise bad(f"{name} is {shown(value)}, expected a number")
     if low is not None and value < low:
-        raise bad(f"{name} is {value}, expected {low:g} or more")
+        raise bad(f"{name} is {shown(value)}, expected {low:g} or more")
     return value
 
 
-def whole(value: object, name: str, *, low: int | None = None) -> int | None:
+def whole(value: object, name: str, *, low: int, high: int = MAX_WHOLE) -> int | None:
     """A whole number or None. Raises `Refused`."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 53:
-        raise bad(f"{name} is {_shown(value)}, expected a whole number")
-    if low is not None and value < low:
-        raise bad(f"{name} is {value}, expected {low} or more")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise bad(f"{name} is {shown(value)}, expected a whole number")
+    if not low <= value <= high:
+        raise bad(f"{name} is {shown(value)}, expected {low} to {high}")
     return value
 
 
@@ -192,7 +198,7 @@ def flag(value: object, name: str) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise bad(f"{name} is {_shown(value)}, expected true or false")
+        raise bad(f"{name} is {shown(value)}, expected true or false")
     return value
 
 
@@ -201,13 +207,18 @@ def octets(value: object, name: str) -> bytes:
     if value is None:
         return b""
     if not isinstance(value, str):
-        raise bad(f"{name} is {_shown(value)}, expected base64")
+        raise bad(f"{name} is {shown(value)}, expected base64")
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         raise bad(f"{name} is no base64", "use standard base64 with padding") from None
 
 
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+def shown(value: object) -> str:
+    """A value as a message shows it: texts and numbers, cut short; of anything else only what it is."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

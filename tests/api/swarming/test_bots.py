@@ -1,0 +1,796 @@
+"""How a Swarming bot comes, waits and goes. Protocol reference, sections 4, 6, 7, 12 and 16.6 to 16.8."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from swarmd.api.swarming import bot_code
+from swarmd.client import ApiError, BotOrderRequest
+from swarmd.config_swarming import BotGroup, SwarmingConfig
+from swarmd.testing import Lab, SwarmingBot
+
+DEATH_S = 300.0  # a bot that is silent for so long is dead
+SLEEPS = {"quarantined": (30, 60), "maintenance": (10, 20), "draining": (5, 10)}
+
+held = pytest.mark.swarmd(config={"swarming": {"poll_hold_s": 40}})
+
+
+async def polling(lab: Lab, id: str = "s1", **fields: Any) -> SwarmingBot:
+    """A bot that has shaken hands and polled once."""
+    bot = lab.swarming_bot(id, **fields)
+    await bot.handshake()
+    assert (await bot.poll())["cmd"] == "sleep"
+    return bot
+
+
+async def events_of(lab: Lab, bot: str = "s1") -> list[tuple[str, dict[str, Any]]]:
+    """Kind and details of what happened to a bot, oldest first."""
+    found = [event async for event in lab.client.bot_events(bot)]
+    return [(event.kind, event.detail) for event in reversed(found)]
+
+
+async def kinds_of(lab: Lab, bot: str = "s1") -> list[str]:
+    return [kind for kind, _ in await events_of(lab, bot)]
+
+
+async def dimensions_of(lab: Lab, bot: str = "s1") -> dict[str, list[str]]:
+    """All but what its protocol can express."""
+    known = (await lab.client.bot(bot)).dimensions
+    return {key: values for key, values in known.items() if key != "feature"}
+
+
+def stranger(lab: Lab, id: str = "s1") -> SwarmingBot:
+    """Another process under the same id, on another machine."""
+    bot = SwarmingBot(lab.url, id)
+    bot.session_id = "f" * 32 + "/9"
+    return bot
+
+
+def reconfigure(lab: Lab, **changes: Any) -> None:
+    """A new configuration, as after SIGHUP."""
+    app = lab._running.app
+    swarming = msgspec.structs.replace(app.daemon.config.swarming, **changes)
+    app.reconfigure(msgspec.structs.replace(app.daemon.config, swarming=swarming))
+
+
+# ------------------------------------------------------------------ handshake
+
+
+async def test_what_a_handshake_tells(swarmd: Lab):
+    bot = swarmd.swarming_bot("s1", dimensions={"pool": ["mine"], "os": ["Linux"]})
+    told = await bot.handshake()
+    assert told["bot_group_cfg"] == {"dimensions": {"pool": ["default"]}}
+    assert told["bot_version"] == bot.version, "the daemon serves no code: any is right"
+    assert told["bot_config_name"] and told["bot_config_rev"] and told["server_version"]
+    compile(told["bot_config"], "bot_config.py", "exec")
+    assert "--cipd-enabled" in told["bot_config"]
+    assert await dimensions_of(swarmd) == {"id": ["s1"], "pool": ["default"]}, "hooks have not run yet"
+    await bot.poll()
+    assert await dimensions_of(swarmd) == {
+        "id": ["s1"], "pool": ["default"], "os": ["Linux"], "bot_config": [told["bot_config_name"]],
+    }  # fmt: skip
+
+
+async def test_a_handshake_made_again_is_the_same_session(swarmd: Lab):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    id = await swarmd.submit("make")
+    task = await bot.take()
+    assert task is not None
+    await task.start()
+    await bot.handshake()
+    await swarmd.check_state(id, "RUNNING")
+    assert (await kinds_of(swarmd)).count("bot.connected") == 1
+    await task.end(0)
+    await swarmd.check_state(id, "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dimensions": {"id": ["s1"], "os": []}}, {"dimensions": {"id": ["s1"], "os": "Linux"}}, {"state": [1]}],
+    ids=["no values", "no list", "state"],
+)  # fmt: skip
+async def test_a_handshake_with_faults_is_taken_and_the_bot_is_in_quarantine(
+    swarmd: Lab, wrong: dict[str, Any]
+):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake(**wrong)
+    info = await swarmd.client.bot("s1")
+    assert info.status == "quarantined" and info.quarantined
+    await bot.poll()
+    assert (await swarmd.client.bot("s1")).status == "idle", "its poll says all of it anew"
+
+
+async def test_the_dimensions_of_a_group_replace_the_bots_own(swarmd: Lab):
+    group = BotGroup(bots=["s*"], dimensions={"pool": ["lab"], "zone": ["bench"]})
+    reconfigure(swarmd, groups=[group])
+    bot = swarmd.swarming_bot("s1", dimensions={"zone": ["cellar"], "os": ["Linux"]})
+    await bot.handshake()
+    await bot.poll(dimensions={"id": ["s1"], "zone": ["cellar"], "os": ["Linux"]})
+    info = await swarmd.client.bot("s1")
+    assert (info.dimensions["zone"], info.dimensions["pool"]) == (["bench"], ["lab"])
+    other = swarmd.swarming_bot("t1", dimensions={"pool": ["lab"]})
+    await other.handshake()
+    await other.poll()
+    assert (await swarmd.client.bot("t1")).dimensions["pool"] == ["default"], (
+        "the pool is the daemon's to give"
+    )
+
+
+async def test_a_bot_of_a_group_with_a_token_must_show_it(swarmd: Lab, tmp_path: Path):
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of bots 1"[2:].replace(" ", "-"))
+    secret.chmod(0o600)
+    reconfigure(swarmd, groups=[BotGroup(bots=["s1"], token_file=str(secret)), BotGroup()])
+    with pytest.raises(ApiError) as refused:
+        await SwarmingBot(swarmd.url, "s1").handshake()
+    assert (refused.value.status, refused.value.code) == (401, "token_needed")
+    bot = SwarmingBot(swarmd.url, "s1", token=secret.read_text())
+    await bot.handshake()
+    await bot.poll()
+    bare = SwarmingBot(swarmd.url, "s1")
+    bare.session = bot.session
+    with pytest.raises(ApiError) as refused:  # a token that was stolen is of no use without the secret
+        await bare.poll()
+    assert refused.value.status == 401
+
+
+# ------------------------------------------------------------------ poll
+
+
+@pytest.mark.swarmd(config={"swarming": {"poll_s": 2, "poll_max_s": 10}})
+async def test_the_pause_of_an_idle_bot_grows_up_to_a_limit(swarmd: Lab):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    pauses = [(await bot.poll())["duration"] for _ in range(7)]
+    assert pauses == pytest.approx([2, 3, 4.5, 6.75, 10, 10, 10])
+    await swarmd.submit("make")
+    task = await bot.take()
+    assert task is not None
+    await task.end(0)
+    assert (await bot.poll())["duration"] == 2
+
+
+@pytest.mark.parametrize("streak", [None, -3, 10**30, "many", [], True, 2.5])
+async def test_a_streak_that_is_none_is_no_reason_to_fail(swarmd: Lab, streak: Any):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    assert 0 < (await bot.poll(state={"sleep_streak": streak}))["duration"] <= 1
+
+
+@pytest.mark.swarmd(config={"swarming": {"session_s": 60}})
+async def test_an_expired_token_restarts_the_bot_and_the_session_goes_on(swarmd: Lab):
+    bot = await polling(swarmd)
+    await swarmd.sleep(61)
+    answer = await bot.poll()
+    assert answer["cmd"] == "bot_restart" and "expired" in answer["message"]
+    for call in (bot.event("bot_shutdown"), bot.event("bot_log")):
+        with pytest.raises(ApiError) as refused:
+            await call
+        assert (refused.value.status, refused.value.code) == (401, "bad_session")
+    await bot.handshake()
+    assert (await bot.poll())["cmd"] == "sleep"
+    assert (await kinds_of(swarmd)).count("bot.connected") == 1
+
+
+@pytest.mark.swarmd(config={"swarming": {"session_s": 60}})
+async def test_each_answer_brings_a_token_and_older_ones_stay_good(swarmd: Lab):
+    bot = await polling(swarmd)
+    for _ in range(4):
+        await swarmd.sleep(50)
+        older = bot.session
+        assert (await bot.poll())["cmd"] == "sleep"
+        assert bot.session != older
+    assert (await bot.poll(session=older))["cmd"] == "sleep"
+
+
+@pytest.mark.parametrize("token", [None, "", "none", "x" * 5_000, 7, {}, "AAAA", "\u00e9"], ids=repr)
+async def test_a_poll_without_a_good_token_restarts_the_bot(swarmd: Lab, token: Any):
+    bot = await polling(swarmd)
+    answer = await bot.poll(session=token)
+    assert answer["cmd"] == "bot_restart" and "session" not in answer
+
+
+async def test_a_token_of_another_bot_or_another_daemon_is_none(swarmd: Lab):
+    bot, other = await polling(swarmd), await polling(swarmd, "s2")
+    assert (await bot.poll(session=other.session))["cmd"] == "bot_restart"
+    forged = bot.session[:-4] + ("AAAA" if bot.session[-4:] != "AAAA" else "BBBB")
+    assert (await bot.poll(session=forged))["cmd"] == "bot_restart"
+
+
+async def test_a_token_outlives_the_daemon(swarmd: Lab):
+    bot = await polling(swarmd)
+    await swarmd.crash()
+    await swarmd.start()
+    assert (await bot.poll())["cmd"] == "sleep"
+    assert (await kinds_of(swarmd)).count("bot.connected") == 1
+
+
+async def test_what_the_configuration_says_anew_restarts_the_bot(swarmd: Lab, tmp_path: Path):
+    bot = await polling(swarmd)
+    reconfigure(swarmd, poll_s=2.0)
+    assert (await bot.poll())["cmd"] == "sleep", "nothing of it is told in a handshake"
+    reconfigure(swarmd, groups=[BotGroup(dimensions={"zone": ["bench"]})])
+    await swarmd.submit("make", dimensions={"zone": "bench"})
+    answer = await bot.poll()
+    assert answer["cmd"] == "bot_restart" and "configuration" in answer["message"]
+    await bot.event("bot_shutdown", "About to restart")
+    await bot.restart()
+    assert (await bot.poll())["cmd"] == "run"
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text("def on_bot_startup(bot): pass\n")
+    reconfigure(swarmd, groups=[BotGroup(dimensions={"zone": ["bench"]}, hooks=str(hooks))])
+    assert (await bot.poll())["cmd"] == "bot_restart"
+    assert "on_bot_startup" in (await bot.restart())["bot_config"]
+
+
+async def test_a_new_mode_needs_no_restart(swarmd: Lab):
+    bot = await polling(swarmd)
+    reconfigure(swarmd, pools={"default": msgspec.convert({"mode": "rbe"}, type_of_rules())})
+    assert (await bot.poll())["cmd"] == "rbe"
+
+
+def type_of_rules() -> Any:
+    from swarmd.config_swarming import PoolRules
+
+    return PoolRules
+
+
+async def test_a_bot_tells_anew_what_it_is(swarmd: Lab):
+    bot = await polling(swarmd, dimensions={"os": ["Linux"]})
+    id = await swarmd.submit("make", dimensions={"gpu": "h200"})
+    assert (await bot.poll())["cmd"] == "sleep"
+    bot.dimensions["gpu"] = ["h200"]
+    bot.state["temperature"] = 7
+    assert (await bot.poll())["cmd"] == "run"
+    info = await swarmd.client.bot("s1")
+    assert info.dimensions["gpu"] == ["h200"] and info.state["temperature"] == 7
+    await swarmd.check_attempts(id, "OFFERED")
+
+
+# ------------------------------------------------------------------ code
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> str:
+    """A folder with something that could be a bot."""
+    folder = tmp_path / "bot"
+    (folder / "config").mkdir(parents=True)
+    (folder / "__main__.py").write_text("print('I am a bot')\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"session": None},
+        {"session": "nonsense"},
+        {"request_uuid": "*"},
+        {"state": 7},
+        {"dimensions": None},
+    ],
+    ids=str,
+)
+async def test_an_update_comes_before_everything_else(swarmd: Lab, code: str, broken: dict[str, Any]):
+    """So that a broken bot heals."""
+    bot = await polling(swarmd)
+    reconfigure(swarmd, bot_code=code)
+    if "dimensions" in broken:
+        broken = {"dimensions": {"id": ["s1"], "os": 7}}
+    answer = await bot.poll(**broken)
+    assert answer["cmd"] == "update" and answer["version"] != bot.version
+    bot.version = answer["version"]
+    assert (await bot.restart())["bot_version"] == bot.version
+    assert (await bot.poll())["cmd"] == "sleep"
+
+
+async def test_a_bot_that_could_not_take_the_code_is_not_told_again_and_again(swarmd: Lab, code: str):
+    bot = await polling(swarmd)
+    reconfigure(swarmd, bot_code=code)
+    assert (await bot.poll())["cmd"] == "update"
+    assert (await bot.poll())["cmd"] == "update", "nothing says that it failed: the answer may have been lost"
+    bot.state["quarantined"] = "Failed to self-update the bot"
+    assert (await bot.poll())["cmd"] == "sleep"
+    await swarmd.sleep(299)
+    assert (await bot.poll())["cmd"] == "sleep"
+    await swarmd.sleep(1)
+    assert (await bot.poll())["cmd"] == "update"
+
+
+async def test_the_code_is_packed_beside_the_loop_for_each_address_once(
+    swarmd: Lab, code: str, monkeypatch: pytest.MonkeyPatch
+):
+    where: list[int] = []
+    make = bot_code.Zip.__init__
+
+    def noting(self: Any, files: dict[str, bytes]) -> None:
+        where.append(threading.get_ident())
+        make(self, files)
+
+    monkeypatch.setattr(bot_code.Zip, "__init__", noting)
+    reconfigure(swarmd, bot_code=code)
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    await bot.poll()
+    await bot.poll()
+    assert len(where) == 1 and threading.get_ident() not in where
+
+
+# ------------------------------------------------------------------ quarantine, maintenance, drain
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "reason"),
+    [
+        ({"state": {"quarantined": "the disk is full"}}, "quarantined", "the disk is full"),
+        ({"state": {"quarantined": True}}, "quarantined", "it says that it is in quarantine"),
+        ({"state": {"quarantined": 1}}, "quarantined", "it says that it is in quarantine"),
+        ({"state": {"quarantined": ["x"]}}, "quarantined", "it says that it is in quarantine"),
+        ({"dimensions": {"quarantined": ["1"]}}, "quarantined", "its dimensions say that it is in quarantine"),
+        ({"dimensions": {"quarantined": ["TRUE"]}}, "quarantined", "its dimensions say that it is in quarantine"),
+        ({"dimensions": {"quarantined": ["no network"]}}, "quarantined", "no network"),
+        ({"dimensions": {"os": []}}, "quarantined", "dimension 'os' has no values"),
+        ({"dimensions": {"os": "Linux"}}, "quarantined", "dimension 'os' is no list of texts"),
+        ({"dimensions": {"os": [7]}}, "quarantined", "dimension 'os' is no list of texts"),
+        ({"dimensions": {"os": ["a", "a"]}}, "quarantined", "each once"),
+        ({"dimensions": {"0s": ["a"]}}, "quarantined", "cannot be the name of a dimension"),
+        ({"dimensions": {"os": ["a|b"]}}, "quarantined", "'|' is for tasks"),
+        ({"dimensions": {"feature": ["noop"]}}, "quarantined", "set by the daemon"),
+        ({"dimensions": {f"d{n}": ["x"] for n in range(300)}}, "quarantined", "at most 256"),
+        ({"state": "fine"}, "quarantined", "state is no object"),
+        ({"state": {"maintenance": "a new fan"}}, "maintenance", "a new fan"),
+        ({"state": {"maintenance": True}}, "maintenance", "under maintenance"),
+        ({"state": {"quarantined": "", "maintenance": ""}}, "idle", None),
+        ({"state": {"quarantined": False, "maintenance": None}}, "idle", None),
+        ({"state": None}, "idle", None),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+async def test_a_sick_bot_gets_no_work_and_keeps_what_it_was(
+    swarmd: Lab, says: dict[str, Any], status: str, reason: str | None
+):
+    bot = await polling(swarmd, dimensions={"os": ["Linux"]})
+    id = await swarmd.submit("make", dimensions={"os": "Linux"})
+    changes = {**says}
+    if "dimensions" in says:
+        changes["dimensions"] = {"id": ["s1"], **says["dimensions"]}
+    answer = await bot.poll(**changes)
+    info = await swarmd.client.bot("s1")
+    assert info.status == (status if status != "idle" else "busy")
+    if reason is None:
+        assert answer["cmd"] == "run"
+        return
+    assert reason in (info.quarantined or info.maintenance or "")
+    if "os" in says.get("dimensions", {}):
+        assert info.dimensions["os"] == ["Linux"], "what cannot be is not kept"
+    low, high = SLEEPS[status]
+    assert answer["cmd"] == "sleep" and low <= answer["duration"] <= high
+    await swarmd.check_state(id, "PENDING")
+    if "os" in (await swarmd.client.bot("s1")).dimensions:
+        assert (await swarmd.client.explain(id)).reason == "bots_refuse"
+    assert (await bot.poll())["cmd"] == "run", "it says that it is well again"
+    assert (await swarmd.client.bot("s1")).quarantined is None
+
+
+@pytest.mark.parametrize("value", [5, None, "x", [5], [None], [["x"]], {"a": 1}, True], ids=repr)
+@pytest.mark.parametrize("route", ["poll", "handshake"])
+async def test_a_dimension_quarantined_of_a_wrong_type_is_no_reason_to_fail(
+    swarmd: Lab, route: str, value: Any
+):
+    bot = await polling(swarmd)
+    wrong = {"id": ["s1"], "quarantined": value}
+    await (bot.poll(dimensions=wrong) if route == "poll" else bot.handshake(dimensions=wrong))
+    assert (await swarmd.client.bot("s1")).status == "quarantined"
+    assert (await bot.poll())["cmd"] == "sleep"
+
+
+async def test_faults_are_told_once_in_the_history(swarmd: Lab):
+    bot = await polling(swarmd)
+    for _ in range(3):
+        await bot.poll(state={"quarantined": "smoke"})
+    for _ in range(3):
+        await bot.poll(dimensions={"id": ["s1"], "os": []}, state={})
+    assert (await kinds_of(swarmd)).count("bot.changed") == 2
+
+
+async def test_what_a_person_ordered_stays_whatever_the_bot_says(swarmd: Lab):
+    bot = await polling(swarmd)
+    await swarmd.client.order_bot("s1", BotOrderRequest(quarantine="it smells"))
+    id = await swarmd.submit("make")
+    answer = await bot.poll()
+    assert answer["cmd"] == "sleep" and answer["duration"] >= 30
+    await bot.poll(state={"quarantined": "its own reason"})
+    await bot.poll()
+    assert (await swarmd.client.bot("s1")).quarantined == "it smells"
+    await swarmd.client.order_bot("s1", BotOrderRequest(quarantine=None))
+    assert (await bot.poll())["cmd"] == "run"
+    await swarmd.check_attempts(id, "OFFERED")
+
+
+async def test_a_drained_bot_is_told_to_sleep(swarmd: Lab):
+    bot = await polling(swarmd)
+    await swarmd.client.order_bot("s1", BotOrderRequest(drain=True))
+    id = await swarmd.submit("make")
+    answer = await bot.poll()
+    assert answer["cmd"] == "sleep" and 5 <= answer["duration"] <= 10
+    await swarmd.check_state(id, "PENDING")
+
+
+# ------------------------------------------------------------------ orders
+
+
+@pytest.mark.parametrize("order", ["restart", "update"])
+async def test_a_bot_is_told_to_restart_until_it_has(swarmd: Lab, order: Any):
+    bot = await polling(swarmd)
+    await swarmd.client.order_bot("s1", BotOrderRequest(order=order))
+    await swarmd.submit("make")
+    for _ in range(2):
+        answer = await bot.poll()
+        assert (answer["cmd"], answer["message"]) == ("bot_restart", f"told to {order}")
+    await bot.event("bot_shutdown", "About to restart")
+    assert (await swarmd.client.bot("s1")).status == "dead"
+    await bot.restart()
+    assert (await swarmd.client.bot("s1")).order is None
+    assert (await bot.poll())["cmd"] == "run"
+
+
+async def test_an_order_waits_for_the_end_of_the_task(swarmd: Lab):
+    bot = await polling(swarmd)
+    id = await swarmd.submit("make")
+    task = await bot.take()
+    assert task is not None
+    await task.start()
+    await swarmd.client.order_bot("s1", BotOrderRequest(order="restart"))
+    assert not (await task.update())["must_stop"]
+    await task.end(0)
+    await swarmd.check_state(id, "COMPLETED")
+    assert (await bot.poll())["cmd"] == "bot_restart"
+
+
+async def test_a_bot_is_told_to_end_itself(swarmd: Lab):
+    bot = await polling(swarmd)
+    await swarmd.client.order_bot("s1", BotOrderRequest(order="terminate"))
+    answer = await bot.poll()
+    assert answer["cmd"] == "terminate" and answer["task_id"][-1] == "1"
+    assert (await bot.repeat())["task_id"] == answer["task_id"]
+    assert not (await bot.confirm_end(answer["task_id"]))["must_stop"]
+    await bot.event("bot_shutdown", "Signal was received")
+    info = await swarmd.client.bot("s1")
+    assert (info.status, info.order) == ("dead", None)
+    await bot.restart()
+    assert (await bot.poll())["cmd"] == "sleep"
+
+
+# ------------------------------------------------------------------ events
+
+
+async def test_what_a_bot_tells_stands_in_its_history(swarmd: Lab):
+    bot = await polling(swarmd)
+    for kind in ("bot_error", "bot_log"):
+        await bot.event(kind, f"text of {kind}")
+    told = await events_of(swarmd)
+    assert told[-2:] == [
+        ("bot.error", {"message": "text of bot_error"}),
+        ("bot.log", {"message": "text of bot_log"}),
+    ]
+    assert (await swarmd.client.bot("s1")).status == "idle"
+
+
+@pytest.mark.parametrize("goodbye", ["bot_shutdown", "bot_rebooting"])
+async def test_a_goodbye_ends_the_session_and_gives_the_task_back(swarmd: Lab, goodbye: str):
+    bot = await polling(swarmd)
+    id = await swarmd.submit("make", bot_retries=1)
+    task = await bot.take()
+    assert task is not None
+    await task.start()
+    await bot.event(goodbye, "Signal was received")
+    assert (await swarmd.client.bot("s1")).status == "dead"
+    await swarmd.check_state(id, "PENDING")
+    await swarmd.check_attempts(id, "LOST")
+    assert (await task.update())["must_stop"]
+
+
+async def test_the_goodbye_of_an_old_process_does_not_end_the_new_one(swarmd: Lab):
+    bot = await polling(swarmd)
+    old = SwarmingBot(swarmd.url, "s1")
+    old.session = bot.session
+    await bot.restart()
+    await bot.poll()
+    await old.event("bot_shutdown", "late")
+    assert (await swarmd.client.bot("s1")).status == "idle"
+
+
+@pytest.mark.parametrize("kind", ["bot_connected", "task_completed", "", "x" * 1000])
+async def test_a_bot_cannot_tell_what_is_not_its_own_to_tell(swarmd: Lab, kind: str):
+    bot = await polling(swarmd)
+    with pytest.raises(ApiError) as refused:
+        await bot.event(kind)
+    assert refused.value.status == 400
+
+
+# ------------------------------------------------------------------ death, and processes of one id
+
+
+async def test_a_silent_bot_is_dead_and_its_task_lost(swarmd: Lab):
+    bot = await polling(swarmd)
+    lost = await swarmd.submit("make", bot_retries=0)
+    task = await bot.take()
+    assert task is not None
+    await task.start()
+    await swarmd.sleep(DEATH_S - 1)
+    await swarmd.check_state(lost, "RUNNING")
+    await swarmd.sleep(2)
+    details = await swarmd.check_state(lost, "BOT_DIED")
+    assert "silent for 300 s" in details.reason
+    assert (await swarmd.client.bot("s1")).status == "dead"
+    answer = await task.update()
+    assert answer["must_stop"] and not answer["ok"]
+    assert (await swarmd.client.bot("s1")).status == "dead", "a runner does not bring its bot back"
+    last = await task.end(0)
+    assert (last["must_stop"], last["ok"]) == (False, False)
+    await swarmd.check_state(lost, "BOT_DIED")
+    assert (await bot.poll())["cmd"] == "sleep"
+    assert (await swarmd.client.bot("s1")).status == "idle"
+    await swarmd.check_state(lost, "BOT_DIED")
+
+
+async def test_updates_keep_a_bot_alive(swarmd: Lab):
+    bot = await polling(swarmd)
+    id = await swarmd.submit("make")
+    task = await bot.take()
+    assert task is not None
+    for _ in range(5):
+        await task.update()
+        await swarmd.sleep(DEATH_S - 10)
+    await swarmd.check_state(id, "RUNNING")
+
+
+async def test_a_bot_that_comes_back_is_what_it_was(swarmd: Lab):
+    bot = await polling(swarmd, dimensions={"os": ["Linux"]})
+    await swarmd.sleep(DEATH_S + 1)
+    await swarmd.submit("make", dimensions={"os": "Linux"})
+    assert (await bot.poll())["cmd"] == "run"
+    await swarmd.sleep(DEATH_S + 1)
+    assert (await bot.poll(dimensions={"id": ["s1"], "os": []}))["cmd"] == "sleep"
+    assert (await swarmd.client.bot("s1")).dimensions["os"] == ["Linux"]
+
+
+async def test_a_new_process_loses_what_the_old_one_ran_and_the_runner_is_told_to_stop(swarmd: Lab):
+    """A main process that was killed leaves its runner behind, which goes on with the old token."""
+    bot = await polling(swarmd)
+    first, second = await swarmd.submit("first", bot_retries=0), await swarmd.submit("second")
+    old = await bot.take()
+    assert old is not None
+    await old.start()
+    await bot.restart()
+    await swarmd.check_state(first, "BOT_DIED")
+    new = await bot.take()
+    assert new is not None and new.command == ["second"]
+    await new.start()
+    answer = await old.write(b"still here\n")
+    assert answer["must_stop"] and not answer["ok"] and answer["stop_reason"]
+    assert not (await new.update())["must_stop"]
+    last = await old.end(0)
+    assert (last["must_stop"], last["ok"]) == (False, False)
+    await new.end(0)
+    await swarmd.check_state(first, "BOT_DIED")
+    await swarmd.check_state(second, "COMPLETED")
+    await swarmd.check_output(first, b"")
+
+
+async def test_a_new_process_gives_back_what_the_old_one_had_not_started(swarmd: Lab):
+    bot = await polling(swarmd)
+    id = await swarmd.submit("make", bot_retries=0)
+    assert await bot.take() is not None
+    await bot.restart()
+    await swarmd.check_attempts(id, "DROPPED")
+    await swarmd.check_state(id, "PENDING")
+
+
+async def test_two_processes_of_one_id_do_not_fight(swarmd: Lab):
+    old = await polling(swarmd)
+    new = stranger(swarmd)
+    await new.handshake()
+    id = await swarmd.submit("make")
+    for _ in range(3):
+        answer = await old.poll()
+        assert answer["cmd"] == "sleep" and 30 <= answer["duration"] <= 60
+    task = await new.take()
+    assert task is not None
+    await task.start()
+    assert (await old.poll())["cmd"] == "sleep"
+    await swarmd.check_state(id, "RUNNING")
+    await task.end(0)
+    assert (await kinds_of(swarmd)).count("bot.connected") == 2
+    await new.event("bot_shutdown")
+    await swarmd.submit("next")
+    assert (await old.poll())["cmd"] == "run", "the other one has gone"
+
+
+async def test_a_native_bot_and_a_swarming_bot_cannot_share_an_id(swarmd: Lab):
+    native = swarmd.bot("s1")
+    await native.open()
+    bot = swarmd.swarming_bot("s1")
+    with pytest.raises(ApiError) as refused:
+        await bot.handshake()
+    assert (refused.value.status, refused.value.code) == (409, "bot_in_use")
+    await native.close()
+    await bot.handshake()
+    assert (await bot.poll())["cmd"] == "sleep"
+
+
+# ------------------------------------------------------------------ held polls
+
+
+class Asking:
+    """A poll that is held: what it was answered, and when."""
+
+    def __init__(self, lab: Lab, nursery: trio.Nursery, bot: SwarmingBot) -> None:
+        self.answer: dict[str, Any] = {}
+        self.at = -1.0
+
+        async def ask() -> None:
+            began = lab.now
+            self.answer = await bot.poll()
+            self.at = lab.now - began
+
+        nursery.start_soon(ask)
+
+
+@held
+async def test_a_held_poll_is_woken_by_a_task(swarmd: Lab, nursery: trio.Nursery):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    poll = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(7)
+    assert not poll.answer
+    await swarmd.submit("make")
+    await swarmd.sleep(1)
+    assert poll.answer["cmd"] == "run" and poll.at == pytest.approx(7, abs=0.1)
+
+
+@held
+async def test_a_held_poll_without_work_ends_and_the_bot_was_alive_meanwhile(
+    swarmd: Lab, nursery: trio.Nursery
+):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    poll = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(41)
+    assert poll.answer["cmd"] == "sleep" and poll.at == pytest.approx(40, abs=0.1)
+    assert (await swarmd.client.bot("s1")).status == "idle"
+
+
+@held
+@pytest.mark.parametrize("order", ["restart", "terminate"])
+async def test_a_held_poll_is_woken_by_an_order(swarmd: Lab, nursery: trio.Nursery, order: Any):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    poll = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(5)
+    await swarmd.client.order_bot("s1", BotOrderRequest(order=order))
+    await swarmd.sleep(1)
+    assert poll.answer["cmd"] == {"restart": "bot_restart", "terminate": "terminate"}[order]
+    assert poll.at == pytest.approx(5, abs=0.1)
+
+
+@held
+async def test_a_second_poll_of_the_session_takes_over(swarmd: Lab, nursery: trio.Nursery):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    first = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(5)
+    second = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(1)
+    assert first.answer["cmd"] == "sleep" and first.at == pytest.approx(5, abs=0.1) and not second.answer
+    id = await swarmd.submit("make")
+    await swarmd.sleep(1)
+    assert second.answer["cmd"] == "run"
+    await swarmd.check_attempts(id, "OFFERED")
+
+
+@held
+async def test_a_held_poll_is_answered_when_the_daemon_stops_and_when_the_session_ends(
+    swarmd: Lab, nursery: trio.Nursery
+):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    poll = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(1)
+    await stranger(swarmd).handshake()
+    await swarmd.sleep(1)
+    assert poll.answer["cmd"] == "sleep"
+    other = swarmd.swarming_bot("s2")
+    await other.handshake()
+    poll = Asking(swarmd, nursery, other)
+    await swarmd.sleep(1)
+    await swarmd.stop()
+    assert poll.answer["cmd"] == "sleep"
+    await swarmd.start()
+
+
+@held
+async def test_a_held_poll_of_a_bot_that_is_deleted_is_answered(swarmd: Lab, nursery: trio.Nursery):
+    bot = swarmd.swarming_bot("s1")
+    await bot.handshake()
+    poll = Asking(swarmd, nursery, bot)
+    await swarmd.sleep(1)
+    with swarmd.daemon.step() as (engine, now):  # both before the poll is told
+        engine.close_session(now, next(iter(engine.sessions)), "it went")
+        engine.delete_bot(now, next(iter(engine.bots)))
+    await swarmd.sleep(1)
+    assert poll.answer["cmd"] == "sleep"
+    answer = await bot.poll()
+    assert answer["cmd"] == "sleep", "its token is good: it is a new bot"
+
+
+@held
+async def test_a_poll_whose_bot_went_away_leaves_the_task_to_the_next(swarmd: Lab, nursery: trio.Nursery):
+    gone, other = swarmd.swarming_bot("s1"), swarmd.swarming_bot("s2")
+    await gone.handshake()
+    await other.handshake()
+    with trio.move_on_after(5):
+        await gone.poll()
+    poll = Asking(swarmd, nursery, other)
+    await swarmd.sleep(5)
+    await swarmd.submit("make")
+    await swarmd.sleep(1)
+    assert poll.answer.get("cmd") == "run"
+
+
+# ------------------------------------------------------------------ what this protocol cannot express
+
+
+@pytest.mark.parametrize(
+    ("fields", "feature"),
+    [
+        ({"argv": ["x"], "inputs": [{"path": "in", "blob": ""}]}, "inputs"),
+        ({"argv": ["x"], "outputs": ["out"]}, "outputs"),
+        ({"commands": [{"argv": ["x"]}, {"argv": ["y"]}]}, "commands"),
+        ({"commands": [{"write_to": "f", "text": "t"}]}, "files"),
+        ({"argv": ["x"], "env": {"EMPTY": ""}}, "empty"),
+        ({"noop": True}, "noop"),
+        ({"payload": {"type": "another.type", "data": "e30="}}, "payload.another.type"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_task_that_cannot_be_told_is_not_offered_and_explained(
+    swarmd: Lab, fields: dict[str, Any], feature: str
+):
+    bot = await polling(swarmd)
+    if "inputs" in fields:
+        fields["inputs"][0]["blob"] = (await swarmd.client.upload_bytes(b"x")).sha256
+    id = await swarmd.submit(**fields)
+    assert (await bot.poll())["cmd"] == "sleep"
+    told = await swarmd.client.explain(id)
+    assert told.reason == "no_bot_matches"
+    assert f"the feature {feature} (its protocol, swarming, cannot express it)" in told.sentence
+    native = swarmd.bot("b1")
+    await native.open()
+    if not feature.startswith("payload"):
+        assert len(await native.take()) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"env": {"GONE": None}},
+        {"io_limit_s": 60},
+        {"payload": {"type": "swarming.properties", "data": "e30="}},
+    ],
+    ids=["unset", "io limit", "payload"],
+)
+async def test_a_task_that_can_be_told_is_offered(swarmd: Lab, fields: dict[str, Any]):
+    bot = await polling(swarmd)
+    await swarmd.submit(*([] if "payload" in fields else ["x"]), **fields)
+    assert (await bot.poll())["cmd"] == "run"
+
+
+def test_the_defaults_of_the_configuration_are_what_these_tests_assume():
+    assert SwarmingConfig().death_timeout_s == DEATH_S
