@@ -101,8 +101,10 @@ class Guard:
 
     def _knows_host(self, host: str) -> bool:
         bare, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
-        if not bare or (port and not port.isdigit()):
+        if not bare or (port and not (port.isascii() and port.isdigit())):
             bare = host
+        if "%" in bare:  # a zone may be any text, and what the host is goes into what bots are sent
+            return False
         if is_loopback(bare) or bare.strip("[]") in self._hosts:
             return True
         # An address written as numbers cannot be rebound; a name can.

@@ -51,6 +51,8 @@ HOSTILE = {
     "foreign host": ((), {"host": "evil.example"}, (421,), "wrong_host"),
     "foreign host with our port": ((), {"host": "evil.example:8710"}, (421,), "wrong_host"),
     "a name that begins like ours": ((), {"host": "localhost.evil.example"}, (421,), "wrong_host"),
+    "an address with a zone": ((), {"host": "[::1%'<x>']"}, (421,), "wrong_host"),
+    "a port in other digits": ((), {"host": "localhost:\xb2"}, (421,), "wrong_host"),
     "an address that begins like ours": ((), {"host": "127.0.0.1.evil.example"}, (421,), "wrong_host"),
     "foreign origin": ((("Origin", "http://evil.example"),), {}, (403,), "foreign_origin"),
     "our name, another scheme": ((("Origin", "file://localhost"),), {}, (403,), "foreign_origin"),
