@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import msgspec
 import pytest
 import trio
 
-from swarmd.api.swarming import bot_code
 from swarmd.client import ApiError, BotOrderRequest
 from swarmd.config_swarming import BotGroup, SwarmingConfig
 from swarmd.testing import Lab, SwarmingBot
@@ -52,11 +50,11 @@ def stranger(lab: Lab, id: str = "s1") -> SwarmingBot:
     return bot
 
 
-def reconfigure(lab: Lab, **changes: Any) -> None:
+async def reconfigure(lab: Lab, **changes: Any) -> None:
     """A new configuration, as after SIGHUP."""
     app = lab._running.app
     swarming = msgspec.structs.replace(app.daemon.config.swarming, **changes)
-    app.reconfigure(msgspec.structs.replace(app.daemon.config, swarming=swarming))
+    await app.reconfigure(msgspec.structs.replace(app.daemon.config, swarming=swarming))
 
 
 # ------------------------------------------------------------------ handshake
@@ -108,7 +106,7 @@ async def test_a_handshake_with_faults_is_taken_and_the_bot_is_in_quarantine(
 
 async def test_the_dimensions_of_a_group_replace_the_bots_own(swarmd: Lab):
     group = BotGroup(bots=["s*"], dimensions={"pool": ["lab"], "zone": ["bench"]})
-    reconfigure(swarmd, groups=[group])
+    await reconfigure(swarmd, groups=[group])
     bot = swarmd.swarming_bot("s1", dimensions={"zone": ["cellar"], "os": ["Linux"]})
     await bot.handshake()
     await bot.poll(dimensions={"id": ["s1"], "zone": ["cellar"], "os": ["Linux"]})
@@ -126,7 +124,7 @@ async def test_a_bot_of_a_group_with_a_token_must_show_it(swarmd: Lab, tmp_path:
     secret = tmp_path / "secret"
     secret.write_text("a secret of bots 1"[2:].replace(" ", "-"))
     secret.chmod(0o600)
-    reconfigure(swarmd, groups=[BotGroup(bots=["s1"], token_file=str(secret)), BotGroup()])
+    await reconfigure(swarmd, groups=[BotGroup(bots=["s1"], token_file=str(secret)), BotGroup()])
     with pytest.raises(ApiError) as refused:
         await SwarmingBot(swarmd.url, "s1").handshake()
     assert (refused.value.status, refused.value.code) == (401, "token_needed")
@@ -213,9 +211,9 @@ async def test_a_token_outlives_the_daemon(swarmd: Lab):
 
 async def test_what_the_configuration_says_anew_restarts_the_bot(swarmd: Lab, tmp_path: Path):
     bot = await polling(swarmd)
-    reconfigure(swarmd, poll_s=2.0)
+    await reconfigure(swarmd, poll_s=2.0)
     assert (await bot.poll())["cmd"] == "sleep", "nothing of it is told in a handshake"
-    reconfigure(swarmd, groups=[BotGroup(dimensions={"zone": ["bench"]})])
+    await reconfigure(swarmd, groups=[BotGroup(dimensions={"zone": ["bench"]})])
     await swarmd.submit("make", dimensions={"zone": "bench"})
     answer = await bot.poll()
     assert answer["cmd"] == "bot_restart" and "configuration" in answer["message"]
@@ -224,14 +222,14 @@ async def test_what_the_configuration_says_anew_restarts_the_bot(swarmd: Lab, tm
     assert (await bot.poll())["cmd"] == "run"
     hooks = tmp_path / "hooks.py"
     hooks.write_text("def on_bot_startup(bot): pass\n")
-    reconfigure(swarmd, groups=[BotGroup(dimensions={"zone": ["bench"]}, hooks=str(hooks))])
+    await reconfigure(swarmd, groups=[BotGroup(dimensions={"zone": ["bench"]}, hooks=str(hooks))])
     assert (await bot.poll())["cmd"] == "bot_restart"
     assert "on_bot_startup" in (await bot.restart())["bot_config"]
 
 
 async def test_a_new_mode_needs_no_restart(swarmd: Lab):
     bot = await polling(swarmd)
-    reconfigure(swarmd, pools={"default": msgspec.convert({"mode": "rbe"}, type_of_rules())})
+    await reconfigure(swarmd, pools={"default": msgspec.convert({"mode": "rbe"}, type_of_rules())})
     assert (await bot.poll())["cmd"] == "rbe"
 
 
@@ -280,7 +278,7 @@ def code(tmp_path: Path) -> str:
 async def test_an_update_comes_before_everything_else(swarmd: Lab, code: str, broken: dict[str, Any]):
     """So that a broken bot heals."""
     bot = await polling(swarmd)
-    reconfigure(swarmd, bot_code=code)
+    await reconfigure(swarmd, bot_code=code)
     if "dimensions" in broken:
         broken = {"dimensions": {"id": ["s1"], "os": 7}}
     answer = await bot.poll(**broken)
@@ -292,7 +290,7 @@ async def test_an_update_comes_before_everything_else(swarmd: Lab, code: str, br
 
 async def test_a_bot_that_could_not_take_the_code_is_not_told_again_and_again(swarmd: Lab, code: str):
     bot = await polling(swarmd)
-    reconfigure(swarmd, bot_code=code)
+    await reconfigure(swarmd, bot_code=code)
     assert (await bot.poll())["cmd"] == "update"
     assert (await bot.poll())["cmd"] == "update", "nothing says that it failed: the answer may have been lost"
     bot.state["quarantined"] = "Failed to self-update the bot"
@@ -303,23 +301,17 @@ async def test_a_bot_that_could_not_take_the_code_is_not_told_again_and_again(sw
     assert (await bot.poll())["cmd"] == "update"
 
 
-async def test_the_code_is_packed_beside_the_loop_for_each_address_once(
-    swarmd: Lab, code: str, monkeypatch: pytest.MonkeyPatch
-):
-    where: list[int] = []
-    make = bot_code.Zip.__init__
-
-    def noting(self: Any, files: dict[str, bytes]) -> None:
-        where.append(threading.get_ident())
-        make(self, files)
-
-    monkeypatch.setattr(bot_code.Zip, "__init__", noting)
-    reconfigure(swarmd, bot_code=code)
-    bot = swarmd.swarming_bot("s1")
-    await bot.handshake()
-    await bot.poll()
-    await bot.poll()
-    assert len(where) == 1 and threading.get_ident() not in where
+async def test_a_bot_that_could_not_take_the_code_heals_when_that_is_taken_back(swarmd: Lab, code: str):
+    """It runs what is wanted then, so no update would end its quarantine: only a new process does."""
+    bot = await polling(swarmd)
+    await reconfigure(swarmd, bot_code=code)
+    bot.state["quarantined"] = "Failed to self-update the bot"
+    wanted = (await bot.poll())["version"]
+    bot.version = wanted
+    assert (await bot.poll())["cmd"] == "sleep", "it was told to take just that a moment ago"
+    await swarmd.sleep(300)
+    assert (await bot.poll())["cmd"] == "bot_restart"
+    assert (await bot.poll())["cmd"] == "sleep", "not again and again"
 
 
 # ------------------------------------------------------------------ quarantine, maintenance, drain
