@@ -112,12 +112,15 @@ def model(seed: int, size: float) -> Outcome:
 
     settings = hypothesis.settings(
         max_examples=int(size), stateful_step_count=MODEL_STEPS, deadline=None, database=None,
-        suppress_health_check=list(hypothesis.HealthCheck), print_blob=True,
+        suppress_health_check=list(hypothesis.HealthCheck), print_blob=True, report_multiple_bugs=False,
     )  # fmt: skip
     try:
         run_state_machine_as_test(Counted, settings=settings)
-    except Exception:
-        faults.append(last_lines(traceback.format_exc()))
+    except Exception as error:
+        checks = {f"state.{check.function.__name__}()" for check in Counted().invariants}
+        steps = [line for note in error.__notes__ for line in note.splitlines() if line not in checks]
+        error.__notes__ = []
+        faults.append("\n".join([last_lines(traceback.format_exc()), *steps]))
     return Outcome(done=total["examples"], counts={"steps": total["steps"]}, faults=faults)
 
 
