@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from swarmd.cli.text import one_line, shortened
+from swarmd.cli.text import one_line, safe_json, shortened
 
 MAX_CELL = 60
 COLOURS = {
@@ -34,7 +34,7 @@ COLOURS = {
 
 def print_json(thing: object) -> None:
     """One object on one line of standard output."""
-    print(msgspec.json.encode(thing).decode())
+    print(safe_json(msgspec.json.encode(thing).decode()))
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

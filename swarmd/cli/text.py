@@ -9,6 +9,7 @@ import unicodedata
 _ESCAPES = re.compile(r"\x1b(\[[0-9;:]{0,64}m)?")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PENDING = re.compile(r"(\x1b(\[[0-9;:]{0,64})?|\r)\Z")
+_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # it escapes those below 0x20
 RESET = "\x1b[0m"
 
 
@@ -28,6 +29,11 @@ def shortened(text: str, width: int) -> str:
     """`one_line(text)` in at most `width` characters, an ellipsis at the end of what was cut."""
     text = one_line(text)
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def safe_json(text: str) -> str:
+    """The same JSON, with characters escaped that a terminal might obey."""
+    return _IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 class TerminalFilter:
