@@ -2,7 +2,8 @@
 
 A task gets a copy (by reference where the file system can), never a link: whoever owns a file can write to it whatever
 its mode says, and all commands run as the bot's own user. An entry is hashed before its first use in a bot's life, and
-again if its inode says that it was touched since, so a damaged one is fetched anew.
+again if its inode says that it was touched since, so a damaged one is fetched anew. So is one that is no regular file:
+it is never opened, as a FIFO would stop the whole bot.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import hashlib
 import os
 import random
 import re
+import secrets
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +28,7 @@ from swarmd.core.model import Input
 STEP_BYTES = 1 << 20  # hashed or copied before other tasks get their turn: about 1 ms
 MAX_WRONG = 3  # answers with other bytes than those asked for
 NAME = re.compile(r"[0-9a-f]{64}")
+PART = ".part"
 
 
 class InputFailed(Exception):
@@ -59,8 +63,8 @@ class Cache:
         for name, size, _ in sorted(_files(folder), key=lambda file: file[2]):
             if NAME.fullmatch(name):
                 self._entries[name] = Entry(size)
-            else:  # a download that a crash cut off
-                (folder / name).unlink(missing_ok=True)
+            elif NAME.fullmatch(name.removesuffix(PART)):  # a download that a crash cut off
+                _remove(folder / name)
         self._shrink()
 
     @property
@@ -109,7 +113,7 @@ class Cache:
             path = self.folder / digest
             was_sound = entry.seal == _seal(path)
             try:
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)
             except FileNotFoundError:
                 return
             if was_sound:
@@ -123,7 +127,7 @@ class Cache:
         if seal is None or entry.seal is None:
             events.warning("cache.damaged", blob=digest)
             del self._entries[digest]
-            path.unlink(missing_ok=True)
+            _remove(path)
             return False
         return True
 
@@ -146,11 +150,13 @@ class Cache:
 
     async def _download(self, digest: str) -> Entry | None:
         """One try: the entry, or None if other bytes came."""
-        part = self.folder / f"{digest}.part"
+        part = self.folder / f"{digest}{PART}"
         found = hashlib.sha256()
         size = 0
         try:
-            with part.open("wb", buffering=0) as file:
+            _remove(part)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(part, flags, 0o600), "wb", buffering=0) as file:
                 async with self._wire.get_blob(digest) as chunks:
                     async for chunk in chunks:
                         found.update(chunk)
@@ -162,7 +168,7 @@ class Cache:
             os.chmod(part, 0o400)
             os.rename(part, path)
         finally:
-            part.unlink(missing_ok=True)
+            _remove(part)
         entry = self._entries[digest] = Entry(size)
         entry.seal = _seal(path)
         return entry
@@ -173,7 +179,7 @@ class Cache:
             if excess <= 0:
                 break
             if not entry.users and not (digest in self._fetching and self._fetching[digest].locked()):
-                (self.folder / digest).unlink(missing_ok=True)
+                _remove(self.folder / digest)
                 del self._entries[digest]
                 excess -= entry.size
 
@@ -183,23 +189,38 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            stat = entry.stat(follow_symlinks=False)
-            found.append((entry.name, stat.st_size, stat.st_mtime_ns))
+            info = entry.stat(follow_symlinks=False)
+            found.append((entry.name, info.st_size, info.st_mtime_ns))
     return found
 
 
 def _seal(path: Path) -> tuple[int, int, int, int] | None:
-    """Changes with every write to a file, also with one that sets its times back; None if it is gone."""
+    """Changes with every write to a file, also with one that sets its times back; None if no file is there."""
     try:
-        stat = os.lstat(path)
+        found = os.lstat(path)
     except FileNotFoundError:
         return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _remove(path: Path) -> None:
+    """Takes what is there out of the way. A folder was made by somebody else, and is only renamed."""
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.not-mine"))
+
+
+def _open(path: Path) -> int:
+    """Opens an entry for reading, or raises `OSError`; waits for nobody, whatever has been put there meanwhile."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 async def _sha256(path: Path) -> str:
     found = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(_open(path), "rb", buffering=0) as file:
         while chunk := file.read(STEP_BYTES):
             found.update(chunk)
             await trio.lowlevel.checkpoint()
@@ -208,7 +229,7 @@ async def _sha256(path: Path) -> str:
 
 async def _copy(path: Path, target: int) -> None:
     """Copies into an open file; `copy_file_range` shares the blocks on btrfs and xfs."""
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source = _open(path)
     try:
         while True:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,48 @@ def test_which_failures_pass():
     assert [s for s in (None, 400, 404, 408, 409, 413, 429, 500, 503, 507) if WireError(s, "", "").is_passing] == [
         None, 408, 429, 500, 503, 507,
     ]  # fmt: skip
+
+
+SPECIAL = {
+    "fifo": os.mkfifo,
+    "socket": lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK),
+    "folder": lambda path: (path / "with" / "more").mkdir(parents=True),
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("restarts", [True, False])
+async def test_what_is_no_file_is_never_opened_and_is_fetched_anew(world, autojump_clock, kind, restarts):
+    """Commands run as the bot's own user and can put anything there; a FIFO would stop the bot for good."""
+    cache, digest = world.cache(), world.daemon.keep(ONE)
+    await world.place(cache, digest)
+    (world.path / "cache" / digest).unlink()
+    SPECIAL[kind](world.path / "cache" / digest)
+    if restarts:
+        cache = world.cache()
+    assert await world.place(cache, digest) == ONE
+    assert stat.S_ISREG((world.path / "cache" / digest).lstat().st_mode)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_a_download_goes_to_a_file_of_its_own(world, autojump_clock, kind):
+    cache, digest = world.cache(), world.daemon.keep(ONE)
+    victim = world.path / "victim"
+    victim.write_bytes(b"as it was")
+    part = world.path / "cache" / f"{digest}.part"
+    if kind == "link":
+        part.symlink_to(victim)
+    else:
+        SPECIAL[kind](part)
+    assert await world.place(cache, digest) == ONE
+    assert victim.read_bytes() == b"as it was" and not part.exists()
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+async def test_what_does_not_belong_there_does_not_keep_a_bot_from_starting(world, kind):
+    (world.path / "cache").mkdir()
+    SPECIAL[kind](world.path / "cache" / "lost+found")
+    assert world.cache().size_bytes == 0
