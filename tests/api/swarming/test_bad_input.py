@@ -4,6 +4,7 @@ failure of the daemon; the bot beside it never notices.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmd.api.swarming.routes import API, BODY_LIMIT, ROUTES
-from swarmd.testing import Lab, SwarmingBot, open_lab
+from swarmd.testing import Lab, open_lab
 from swarmd.testing.lab import config_for_tests
 from tests.api.swarming.worlds import CONFIG, JSON, OWN, World, small_world
 from tests.api.wire import Answer, send
@@ -79,7 +80,18 @@ async def test_a_body_that_is_no_json_or_no_object(swarmd: Lab, path: str):
     world = await small_world(swarmd)
     [route] = [route for route in ROUTES if route.path == f"{API}/{path}"]
     good = msgspec.json.encode({**world.good_body(path), "state": None})
-    bodies = [b"", b"{", b"[]", b"null", b"7", b'"x"', good[:-1], good + b"x", b"\xef\xbb\xbf" + good, good.upper()]
+    bodies = [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b'"x"',
+        good[:-1],
+        good + b"x",
+        b"\xef\xbb\xbf" + good,
+        good.upper(),
+    ]
     for raw in NO_JSON.values():
         bodies += [
             good[:-1] + b',"%s":' % field.encode() + raw + b"}" for field in route.request.__struct_fields__
@@ -389,8 +401,6 @@ def known(value: Any, world: World) -> Any:
 
 def encoded(body: dict[str, Any]) -> bytes:
     """JSON; whole numbers may have any number of digits."""
-    import json
-
     return json.dumps(body).encode()
 
 
@@ -448,4 +458,3 @@ async def test_broken_bytes_of_real_calls_are_refused(swarmd: Lab, seed: int):
                 del raw[at + 1 :]
         check_form(await world.post(path, bytes(raw)))
     await world.check_the_good_bot(ends=True)
-    assert isinstance(world.bad, SwarmingBot)

@@ -10,6 +10,7 @@ import trio
 
 from swarmd.client import ApiError, BotOrderRequest
 from swarmd.testing import Lab, SwarmingBot
+from tests.api.swarming.worlds import stranger, without_token
 
 HOLD_S = 40.0  # of a call for a lease
 RBE = {"swarming": {"pools": {"default": {"mode": "rbe"}}}}
@@ -96,10 +97,6 @@ async def test_a_claim_made_again_gives_the_same_manifest_also_after_a_restart(s
     await swarmd.start()
     second = await bot.repeat()
     assert without_token(first) == without_token(second)
-
-
-def without_token(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key != "session"}
 
 
 async def test_a_lease_whose_answer_was_lost_is_offered_again(swarmd: Lab):
@@ -309,8 +306,7 @@ async def test_the_ping_of_a_runner_whose_bot_has_another_process_says_that_the_
 
 async def test_a_process_that_was_replaced_is_sent_to_its_poll_and_does_not_spin(swarmd: Lab):
     old = await leasing(swarmd)
-    new = SwarmingBot(swarmd.url, "s1")
-    new.session_id = "f" * 32 + "/9"
+    new = stranger(swarmd)
     await new.handshake()
     id = await swarmd.submit("make")
     [closed, held] = await spin_until_poll(swarmd, old)

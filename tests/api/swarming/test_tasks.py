@@ -12,183 +12,16 @@ import msgspec
 import pytest
 
 from swarmd.api.swarming.context import RESULT
-from swarmd.client import ApiError, array
+from swarmd.client import ApiError
 from swarmd.core.ids import from_text
-from swarmd.core.model import BotId, OpId, TaskId, Work
-from swarmd.core.submitting import SliceSpec, TaskSpec
+from swarmd.core.model import OpId
 from swarmd.testing import Lab, SwarmingBot, SwarmingTask
+from tests.api.swarming.worlds import greeted, one, taking, without_token
 
 RUN_ID = re.compile(r"[0-9a-f]{2,16}[1-9a-f]")
 LIMIT = 1 << 20  # of a stream, where a test says so
 
 small_output = pytest.mark.swarmd(config={"output_limit_mib": 1})
-
-
-async def polling(lab: Lab, id: str = "s1") -> SwarmingBot:
-    bot = lab.swarming_bot(id)
-    await bot.handshake()
-    return bot
-
-
-async def taking(lab: Lab, bot: SwarmingBot) -> SwarmingTask:
-    task = await bot.take()
-    assert task is not None
-    return task
-
-
-async def one(
-    lab: Lab, *argv: str, started: bool = True, **fields: Any
-) -> tuple[SwarmingBot, str, SwarmingTask]:
-    """A bot, a task of it, and the bot's side of that task."""
-    bot = await polling(lab)
-    id = await lab.submit(*(argv or ("make",)), **fields)
-    task = await taking(lab, bot)
-    if started:
-        await task.start()
-    return bot, id, task
-
-
-def payload(**properties: Any) -> dict[str, str]:
-    raw = msgspec.json.encode(properties)
-    return {"type": "swarming.properties", "data": base64.b64encode(raw).decode()}
-
-
-def without_token(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key != "session"}
-
-
-# ------------------------------------------------------------------ manifest
-
-
-async def test_the_manifest_of_a_command(swarmd: Lab):
-    bot = swarmd.swarming_bot("s1", dimensions={"os": ["Linux", "Debian"]})
-    await bot.handshake()
-    await bot.poll()
-    id = await swarmd.submit(
-        "make", "test", dimensions={"os": ["Linux|Mac", "Debian"]}, cwd="sub/dir", env={"A": "1", "GONE": None},
-        hard_limit_s=99.5, io_limit_s=20, grace_s=7,
-    )  # fmt: skip
-    task = await taking(swarmd, bot)
-    told = task.manifest
-    assert RUN_ID.fullmatch(told.pop("task_id"))
-    environment = told.pop("env")
-    attempt = (await swarmd.check_attempts(id, "OFFERED"))[0].id
-    assert environment == {
-        "A": "1", "GONE": "", "SWARMD_TASK_ID": id, "SWARMD_ATTEMPT": attempt, "SWARMD_BOT_ID": "s1",
-        "SWARMD_URL": "http://localhost",
-    }  # fmt: skip
-    assert told == {
-        "bot_id": "s1",
-        "bot_dimensions": {
-            "id": ["s1"], "os": ["Linux", "Debian"], "pool": ["default"], "bot_config": ["swarmd_hooks.py"],
-        },
-        "bot_authenticated_as": "bot:s1",
-        "command": ["make", "test"], "relative_cwd": "sub/dir", "env_prefixes": {}, "caches": [], "outputs": [],
-        "dimensions": {"os": ["Debian", "Linux"], "pool": ["default"]},
-        "hard_timeout": 100, "io_timeout": 20, "grace_period": 7,
-        "cipd_input": None, "cas_input_root": None, "containment": None, "secret_bytes": None,
-        "service_accounts": {"system": {"service_account": "none"}, "task": {"service_account": "none"}},
-        "host": "http://localhost",
-    }  # fmt: skip
-
-
-async def test_arrays_and_lines_tell_which_one_it_is(swarmd: Lab):
-    bot = await polling(swarmd)
-    await swarmd.submit("x", array=array(first=5, last=6))
-    await swarmd.submit("x", lines=["one", "a b"])
-    told = []
-    for _ in range(4):
-        task = await taking(swarmd, bot)
-        told.append((task.manifest["env"].get("SWARMD_INDEX"), task.manifest["env"].get("SWARMD_LINE")))
-        await task.end(0)
-    assert told == [("5", None), ("6", None), ("0", "one"), ("1", "a b")]
-
-
-async def test_a_payload_becomes_a_full_manifest(swarmd: Lab):
-    bot = await polling(swarmd)
-    await swarmd.submit(
-        payload=payload(
-            command=["python3", "-u", "x.py"], env={"A": "1", "GONE": "", "SWARMD_BOT_ID": "mine"},
-            env_prefixes={"PATH": ["bin", "tools/bin"]}, relative_cwd="sub", outputs=["out/*.txt"],
-            caches=[{"name": "tree", "path": "cache/tree"}, {"name": "sized", "path": "c", "hint": "77"}],
-            secret_bytes=base64.b64encode(b"a secret").decode(), realm="lab:ci", service_account="bot",
-            containment={"containment_type": "NONE"}, cipd_input={"server": "http://cipd", "packages": []},
-        ),
-        hard_limit_s=60, io_limit_s=30,
-    )  # fmt: skip
-    told = (await taking(swarmd, bot)).manifest
-    assert told["command"] == ["python3", "-u", "x.py"]
-    assert (told["env"]["A"], told["env"]["GONE"], told["env"]["SWARMD_BOT_ID"]) == ("1", "", "mine")
-    assert told["env_prefixes"] == {"PATH": ["bin", "tools/bin"]}
-    assert (told["relative_cwd"], told["outputs"], told["realm"]) == (
-        "sub",
-        ["out/*.txt"],
-        {"name": "lab:ci"},
-    )
-    assert told["caches"] == [
-        {"name": "tree", "path": "cache/tree", "hint": "-1"}, {"name": "sized", "path": "c", "hint": "77"},
-    ]  # fmt: skip
-    assert base64.b64decode(told["secret_bytes"]) == b"a secret"
-    assert told["service_accounts"]["task"] == {"service_account": "bot"}
-    assert told["containment"] == {"containment_type": "NONE"}
-    assert told["cipd_input"] == {"server": "http://cipd", "packages": []}
-    assert (told["hard_timeout"], told["io_timeout"]) == (60, 30)
-
-
-DEEP = b'{"containment": {"a": %s}}'
-UNREADABLE = {
-    "nothing": b"", "no json": b"no json", "no object": b"[]", "command": b'{"command": "x"}',
-    "cache": b'{"caches": [{"name": "x"}]}', "secret": b'{"secret_bytes": "*"}', "utf-8": b'{"realm": "\xff"}',
-    "null": b'{"env": {"A": null}}', "deep": b"[" * 100_000,
-    "endless number": b'{"containment": {"n": ' + b"9" * 5_000 + b"}}",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("data", UNREADABLE.values(), ids=list(UNREADABLE))
-async def test_a_payload_that_no_bot_could_read_ends_its_task_and_not_the_bot(swarmd: Lab, data: bytes):
-    bot = await polling(swarmd)
-    given = {"type": "swarming.properties", "data": base64.b64encode(data).decode()}
-    id, good = await swarmd.submit(payload=given), await swarmd.submit("make")
-    task = await taking(swarmd, bot)
-    assert task.command == ["make"], "in the same poll"
-    details = await swarmd.check_state(id, "CLIENT_ERROR")
-    assert "swarming.properties" in details.reason and len(details.reason) <= 1_000
-    assert (await swarmd.check_attempts(id, "ENDED"))[0].bot == "s1"
-    await task.end(0)
-    await swarmd.check_state(good, "COMPLETED")
-
-
-async def test_a_payload_of_any_depth_is_told_or_ends_its_task(swarmd: Lab):
-    """What could just be read may be impossible to write."""
-    bot = await polling(swarmd)
-    for depth in (10, 500, *range(900, sys.getrecursionlimit() + 10, 3)):
-        data = DEEP % (b"[" * depth + b"]" * depth)
-        given = {"type": "swarming.properties", "data": base64.b64encode(data).decode()}
-        id = await swarmd.submit(payload=given)
-        task = await bot.take()
-        if task is not None:
-            await task.end(0)
-        await swarmd.check_state(id, "COMPLETED" if task is not None else "CLIENT_ERROR")
-        assert task is not None or depth > 500
-
-
-async def test_a_task_of_a_person_may_end_a_bot(swarmd: Lab):
-    bot = await polling(swarmd)
-    await bot.poll()
-    spec = TaskSpec((Work(terminate=True),), (SliceSpec({"id": ["s1"]}),), pool="")
-    with swarmd.daemon.step() as (engine, now):
-        [submitted] = engine.submit(now, [spec])
-    await swarmd.submit("make")
-    answer = await bot.poll()
-    assert answer["cmd"] == "terminate"
-    assert (await bot.repeat())["task_id"] == answer["task_id"]
-    assert (await bot.confirm_end(answer["task_id"]))["ok"]
-    await bot.event("bot_shutdown", "Signal was received")
-    with swarmd.daemon.step() as (engine, _):
-        assert TaskId(submitted.task) not in engine.tasks
-        assert engine.bots[BotId("s1")].session is None
-    found = [task async for task in swarmd.client.tasks() if from_text(task.id) == submitted.id]
-    assert found[0].state == "COMPLETED" and found[0].ok
 
 
 # ------------------------------------------------------------------ a poll made again
@@ -222,7 +55,7 @@ async def task_starts_and_daemon_crashes(lab: Lab, bot: SwarmingBot, task: Swarm
 async def test_a_repeated_poll_gets_the_very_same_task(
     swarmd: Lab, meanwhile: Callable[[Lab, SwarmingBot, SwarmingTask], Awaitable[None]]
 ):
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     id = await swarmd.submit("make", bot_retries=0)
     await swarmd.submit("another")
     first = await bot.poll()
@@ -238,7 +71,7 @@ async def test_a_repeated_poll_gets_the_very_same_task(
 
 
 async def test_a_repeated_poll_without_work_may_get_some(swarmd: Lab):
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     assert (await bot.poll())["cmd"] == "sleep"
     await swarmd.submit("make")
     assert (await bot.repeat())["cmd"] == "run"
@@ -256,10 +89,10 @@ async def test_a_poll_that_comes_twice_after_the_end_changes_nothing(swarmd: Lab
 
 
 async def test_another_poll_gives_an_unclaimed_task_back(swarmd: Lab):
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     id = await swarmd.submit("make", bot_retries=0)
-    first = await taking(swarmd, bot)
-    second = await taking(swarmd, bot)
+    first = await taking(bot)
+    second = await taking(bot)
     await swarmd.check_attempts(id, "DROPPED", "OFFERED")
     assert first.id != second.id
     assert (await first.start())["must_stop"]
@@ -389,12 +222,12 @@ async def test_how_a_task_ends(
 
 
 async def test_what_failed_is_told_to_people(swarmd: Lab):
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     ids = [await swarmd.submit("make", bot_retries=0) for _ in range(4)]
-    await (await taking(swarmd, bot)).fail("Execution failed: no disk")
-    await (await taking(swarmd, bot)).fail("cannot fetch", MISSING)
-    await (await taking(swarmd, bot)).fail("cannot fetch", PACKAGE)
-    await (await taking(swarmd, bot)).fail("")
+    await (await taking(bot)).fail("Execution failed: no disk")
+    await (await taking(bot)).fail("cannot fetch", MISSING)
+    await (await taking(bot)).fail("cannot fetch", PACKAGE)
+    await (await taking(bot)).fail("")
     told = [(await swarmd.client.get(id)).reason for id in ids]
     assert told[0] == "Execution failed: no disk"
     assert told[1] == "cannot fetch; missing: CAS abc/3"
@@ -533,7 +366,7 @@ async def test_an_end_without_a_start_is_an_end(swarmd: Lab):
 
 async def test_a_task_of_another_bot_is_refused(swarmd: Lab):
     _, id, task = await one(swarmd)
-    other = await polling(swarmd, "s2")
+    other = await greeted(swarmd, "s2")
     for route, fields in (
         (f"task_update/{task.id}", {}),
         (f"task_update/{task.id}", {"exit_code": 0, "duration": 1}),
@@ -579,7 +412,7 @@ async def test_a_task_of_another_bot_is_refused(swarmd: Lab):
     ],
 )
 async def test_a_task_that_nobody_knows_is_stopped(swarmd: Lab, id: str):
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     said = {"task_id": id, "id": "s1", "session": bot.session}
     answer = await bot.call("task_update", {}, **said)
     assert (answer["must_stop"], answer["ok"]) == (True, False) and answer["stop_reason"]
@@ -602,7 +435,7 @@ async def test_the_id_in_the_body_counts_and_the_request_id_names_what_runs(swar
 async def test_reports_on_an_attempt_do_not_touch_the_next_one(swarmd: Lab):
     bot, id, first = await one(swarmd, bot_retries=1)
     await bot.restart()
-    second = await taking(swarmd, bot)
+    second = await taking(bot)
     assert (first.id[:-1], first.id[-1], second.id[-1]) == (second.id[:-1], "1", "2")
     await second.start()
     assert (await first.write(b"stale"))["must_stop"]
@@ -617,15 +450,15 @@ async def test_reports_on_an_attempt_do_not_touch_the_next_one(swarmd: Lab):
 @pytest.mark.parametrize("ends", ["well", "late"])
 async def test_attempts_above_the_15th_report_well(swarmd: Lab, ends: str):
     """The last digit of a run id tells attempts apart, and there are 15 of them."""
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     id = await swarmd.submit("make", bot_retries=20)
     seen: list[SwarmingTask] = []
     for _ in range(18):
-        task = await taking(swarmd, bot)
+        task = await taking(bot)
         await task.start()
         seen.append(task)
         await bot.restart()
-    last = await taking(swarmd, bot)
+    last = await taking(bot)
     await last.start()
     assert [task.id[-1] for task in seen] == list("123456789abcdef111")
     assert len({task.id for task in [*seen, last]}) == 19
@@ -658,10 +491,10 @@ async def test_ids_are_those_of_this_protocol(swarmd: Lab):
 
 
 async def test_a_task_with_two_operations_runs_once(swarmd: Lab):
-    bot = await polling(swarmd)
+    bot = await greeted(swarmd)
     first = await swarmd.submit("make", sameness="k", share="join")
     second = await swarmd.submit("make", sameness="k", share="join")
-    task = await taking(swarmd, bot)
+    task = await taking(bot)
     await task.start()
     await swarmd.client.cancel([first], kill=True)
     assert not (await task.update())["must_stop"], "the other one still wants it"

@@ -85,3 +85,74 @@ async def small_world(lab: Lab) -> World:
         bots.append(bot)
         tasks.append(task)
     return World(lab, bots[0], tasks[0], ids[0], bots[1], tasks[1], ids[1])
+
+
+# ------------------------------------------------------------------ one bot
+
+
+async def greeted(lab: Lab, id: str = "s1") -> SwarmingBot:
+    """A bot that has shaken hands."""
+    bot = lab.swarming_bot(id)
+    await bot.handshake()
+    return bot
+
+
+async def polling(lab: Lab, id: str = "s1", **fields: Any) -> SwarmingBot:
+    """A bot that has shaken hands and polled once."""
+    bot = lab.swarming_bot(id, **fields)
+    await bot.handshake()
+    assert (await bot.poll())["cmd"] == "sleep"
+    return bot
+
+
+async def events_of(lab: Lab, bot: str = "s1") -> list[tuple[str, dict[str, Any]]]:
+    """Kind and details of what happened to a bot, oldest first."""
+    found = [event async for event in lab.client.bot_events(bot)]
+    return [(event.kind, event.detail) for event in reversed(found)]
+
+
+async def kinds_of(lab: Lab, bot: str = "s1") -> list[str]:
+    return [kind for kind, _ in await events_of(lab, bot)]
+
+
+async def dimensions_of(lab: Lab, bot: str = "s1") -> dict[str, list[str]]:
+    """All but what its protocol can express."""
+    known = (await lab.client.bot(bot)).dimensions
+    return {key: values for key, values in known.items() if key != "feature"}
+
+
+def stranger(lab: Lab, id: str = "s1") -> SwarmingBot:
+    """Another process under the same id, on another machine."""
+    bot = SwarmingBot(lab.url, id)
+    bot.session_id = "f" * 32 + "/9"
+    return bot
+
+
+async def reconfigure(lab: Lab, **changes: Any) -> None:
+    """A new configuration, as after SIGHUP."""
+    app = lab._running.app
+    swarming = msgspec.structs.replace(app.daemon.config.swarming, **changes)
+    await app.reconfigure(msgspec.structs.replace(app.daemon.config, swarming=swarming))
+
+
+async def taking(bot: SwarmingBot) -> SwarmingTask:
+    """The task that its poll gives."""
+    task = await bot.take()
+    assert task is not None
+    return task
+
+
+async def one(
+    lab: Lab, *argv: str, started: bool = True, **fields: Any
+) -> tuple[SwarmingBot, str, SwarmingTask]:
+    """A bot, a task of it, and the bot's side of that task."""
+    bot = await greeted(lab)
+    id = await lab.submit(*(argv or ("make",)), **fields)
+    task = await taking(bot)
+    if started:
+        await task.start()
+    return bot, id, task
+
+
+def without_token(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "session"}
