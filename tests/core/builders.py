@@ -14,6 +14,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from swarmd.core.engine import Engine
 from swarmd.core.features import NATIVE
 from swarmd.core.model import (
@@ -312,16 +314,21 @@ class FakeBot:
 
     def open(self, keeps: Iterable[Attempt] = ()) -> Opened:
         """Opens the session, or asks for it again."""
-        opened = self.world.engine.open_session(
-            self.world.now,
-            Newcomer(
-                self.name, self.protocol, self.key, self.bot_key, self.dimensions, self.features, self.slots,
-                keeps=tuple(a.id for a in keeps), enforces_limits=self.enforces_limits,
-                always_wins=self.always_wins,
-            ),
-        )  # fmt: skip
+        opened = self.world.engine.open_session(self.world.now, self.newcomer(keeps))
         self.session = opened.session
         return opened
+
+    def newcomer(self, keeps: Iterable[Attempt] = (), **changes: Any) -> Newcomer:
+        """What it says of itself."""
+        said = Newcomer(
+            self.name, self.protocol, self.key, self.bot_key, self.dimensions, self.features, self.slots,
+            keeps=tuple(a.id for a in keeps), enforces_limits=self.enforces_limits, always_wins=self.always_wins,
+        )  # fmt: skip
+        return replace(said, **changes)
+
+    def describe(self, **changes: Any) -> None:
+        """Says anew what it is; `changes` are fields of `Newcomer`."""
+        self.world.engine.describe(self.world.now, self.newcomer(**changes))
 
     @property
     def it(self) -> Bot:
@@ -339,11 +346,13 @@ class FakeBot:
     def seen(self) -> None:
         self.world.engine.seen(self.world.now, self.session)
 
-    def poll(self, limit: int = 1, key: str | None = None) -> list[Attempt]:
+    def poll(self, limit: int = 1, key: str | None = None, accept_s: float | None = None) -> list[Attempt]:
         """Asks for work; without a `key` it is a new poll each time."""
         self.world.polls += 1
         self.seen()
-        return self.world.engine.offer(self.world.now, self.session, key or f"poll-{self.world.polls}", limit)
+        return self.world.engine.offer(
+            self.world.now, self.session, key or f"poll-{self.world.polls}", limit, accept_s
+        )
 
     def take(self) -> Attempt:
         """The one attempt that it gets now, started."""

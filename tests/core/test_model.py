@@ -53,6 +53,7 @@ HAVES: tuple[dict[str, list[str]], ...] = (
     {"os": ["linux"]}, {"os": ["mac"], "gpu": ["h200", "a10"]}, {"os": ["linux"], "pool": ["default", "lab"]},
     {"os": ["linux"], "pool": ["lab"]},
 )  # fmt: skip
+BAD: tuple[dict[str, list[str]], ...] = ({"os": []}, {"os": ["linux", "linux"]}, {"gpu": ["a|b"]})
 
 picks = st.integers(0, 1_000)
 spans = st.sampled_from((0.0, 0.5, 5.0, 29.0, 31.0, 61.0, 200.0, 3_700.0, DAY_S))
@@ -240,6 +241,32 @@ class EngineMachine(RuleBasedStateMachine):
         if opened.is_new:
             assert set(bot.attempts) <= {a.id for a in kept}
         self.bots.append(bot)
+
+    @rule(which=picks, has=st.sampled_from((*HAVES, *BAD)), version=st.sampled_from(("1", "2")))
+    def describe(self, which, has, version) -> None:  # type: ignore[no-untyped-def]
+        """A bot says anew what it is: while it waits, while it runs something, the same as before, what cannot be."""
+        bot, session = self.with_session(which)
+        if bot is None or session is None:
+            return
+        engine = self.world.engine
+        it = engine.bots[session.bot]
+        before = (it.version, it.dimensions, it.assigned)
+        count = engine.version
+        try:
+            bot.describe(dimensions=has, version=version)
+        except Refused:
+            assert (
+                has in BAD and engine.version == count and (it.version, it.dimensions, it.assigned) == before
+            )
+            return
+        assert has not in BAD
+        told = {
+            "id": (bot.name,),
+            "pool": ("default",),
+            **{key: tuple(values) for key, values in has.items()},
+        }
+        assert (it.version, it.dimensions) == (version, told)
+        assert (engine.version == count) == ((it.version, it.dimensions, it.assigned) == before)
 
     def with_session(self, which: int) -> tuple[FakeBot | None, Session | None]:
         """A bot as it was started once; its session may have ended without its knowing."""

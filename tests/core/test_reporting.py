@@ -58,6 +58,34 @@ def test_an_offer_that_nobody_starts_goes_back() -> None:
     assert [a.number for a in bot.poll()] == [2]
 
 
+@pytest.mark.parametrize("accept_s", [0.0, 5.0, 500.0])
+def test_an_offer_may_have_a_time_of_its_own_to_be_started(accept_s: float) -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit()
+    bot = world.bot()
+    (attempt,) = bot.poll(key="p1", accept_s=accept_s)
+    world.pass_time(accept_s - 0.1)
+    assert world.task(op).attempt is attempt
+    assert bot.poll(key="p1", accept_s=9_999.0) == [attempt], "asked for again it gets no more time"
+    world.pass_time(0.1)
+    assert attempt.state is AttemptState.DROPPED
+    assert attempt.outcome is not None and attempt.outcome.reason == f"not started within {accept_s:g} s"
+
+
+def test_the_time_of_an_offer_goes_on_after_a_restart() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit()
+    bot = world.bot()
+    bot.poll(accept_s=500.0)
+    world.pass_time(400.0)
+    world.restart(down_s=100.0)
+    assert world.task(op).attempt is not None, "no downtime counts"
+    world.pass_time(99.0)
+    assert world.task(op).attempt is not None
+    world.pass_time(2.0)
+    assert world.task(op).attempt is None
+
+
 def test_a_bot_that_queues_says_so_and_may_take_its_time() -> None:
     world = World(session_deadline_s=1e6)
     op = world.submit()

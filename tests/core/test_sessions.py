@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarmd.core.errors import Conflict, Refused, Unknown
-from swarmd.core.model import AttemptState, TaskState, Work
+from swarmd.core.model import AttemptState, BotId, TaskState, Work
+from swarmd.core.sessions import MAX_MESSAGE
 
 from .builders import FakeBot, World
 
@@ -135,6 +136,131 @@ def test_after_a_restart_a_session_has_its_full_deadline() -> None:
     assert bot.it.session is not None
     world.pass_time(0.1)
     assert bot.it.session is None
+
+
+# ------------------------------------------------------------------ what it says of itself later
+
+
+def described(world: World) -> tuple[FakeBot, int]:
+    """A bot with a held call, and the version of the engine."""
+    bot = world.bot(os="linux")
+    bot.describe(version="1", state=b'{"a":1}')
+    return bot, world.engine.version
+
+
+def test_a_bot_that_says_what_it_said_before_changes_nothing_but_its_state() -> None:
+    world = World()
+    bot, version = described(world)
+    world.write()
+    bot.describe(version="1", state=b'{"a":2}')
+    assert world.engine.version == version and not world.engine.changes
+    assert bot.it.state == b'{"a":2}', "for show, and in memory only"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "2"}, {"dimensions": {"os": ["mac"]}}, {"dimensions": {"os": ["linux"], "gpu": ["a10"]}},
+        {"dimensions": {}}, {"assigned": {"pool": ("lab",)}}, {"features": ()},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_bot_says_anew_is_in_the_file(change: dict[str, object]) -> None:
+    world = World()
+    bot, version = described(world)
+    bot.describe(**{"version": "1", **change})
+    assert world.engine.version > version
+    after = (bot.it.version, bot.it.dimensions, bot.it.assigned, bot.it.values)
+    world.restart()
+    assert (bot.it.version, bot.it.dimensions, bot.it.assigned, bot.it.values) == after
+    version = world.engine.version
+    bot.describe(**{"version": "1", **change})
+    assert world.engine.version == version, "also after a restart it is what it said before"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"os": []},
+        {"os": ["a", "a"]},
+        {"o s": ["x"]},
+        {"os": ["a|b"]},
+        {"id": ["other"]},
+        {"feature": ["noop"]},
+    ],
+    ids=str,
+)
+def test_dimensions_that_cannot_be_change_nothing(wrong: dict[str, list[str]]) -> None:
+    world = World()
+    bot, version = described(world)
+    with pytest.raises(Refused):
+        bot.describe(version="2", dimensions=wrong, state=b'{"a":3}')
+    assert world.engine.version == version
+    assert (bot.it.version, bot.it.dimensions["os"], bot.it.state) == ("1", ("linux",), b'{"a":1}')
+
+
+def test_a_bot_that_nobody_knows_cannot_say_what_it_is() -> None:
+    world = World()
+    with pytest.raises(Unknown):
+        FakeBot(world, "stranger").describe()
+
+
+def test_a_bot_gets_what_it_matches_now_and_no_more_what_it_matched_before() -> None:
+    world = World()
+    linux, gpu = world.submit(os="linux"), world.submit(os="linux", gpu="h200")
+    bot = world.bot(os="mac")
+    assert bot.poll() == []
+    bot.describe(dimensions={"os": ["linux"], "gpu": ["h200"]})
+    assert [a.task for a in bot.poll(2)] == [linux, gpu]
+    bot.holds(judged=True)
+    bot.describe(dimensions={"os": ["mac"]})
+    assert bot.poll() == [] and world.explain(gpu)[0] == "no_bot_matches"
+
+
+def test_a_held_call_is_woken_by_what_its_bot_matches_now() -> None:
+    world = World()
+    world.submit(gpu="h200")
+    bot = world.bot(os="linux")
+    assert not bot.wait()
+    bot.describe(dimensions={"os": ["linux"], "gpu": ["h200"]})
+    assert bot.woken()
+
+
+def test_a_wake_for_a_bot_that_does_not_match_any_more_goes_to_the_next() -> None:
+    world = World()
+    first, second = world.bot("first", os="linux"), world.bot("second", os="linux")
+    first.wait()
+    second.wait()
+    world.submit(os="linux")
+    assert world.engine.take_woken() == [first.session]
+    first.describe(dimensions={"os": ["mac"]})
+    assert second.woken()
+
+
+def test_a_task_that_does_not_wait_ends_when_the_last_bot_for_it_is_another_one_now() -> None:
+    world = World(bot_back_s=0.0)
+    bot = world.bot(os="linux")
+    world.submit()
+    attempt = bot.take()
+    op = world.submit(os="linux", wait_for_capacity=False)
+    world.pass_time(1.0)
+    assert world.state(op) is TaskState.PENDING, "a busy bot is capacity"
+    bot.describe(dimensions={"os": ["mac"]})
+    world.pass_time(0.0)
+    assert world.state(op) is TaskState.NO_RESOURCE
+    assert bot.finish(attempt), "what it runs, it runs"
+
+
+def test_what_a_bot_tells_stands_in_its_history_and_is_cut_to_a_limit() -> None:
+    world = World()
+    bot = world.bot()
+    version = world.engine.version
+    world.engine.bot_tells(world.now, bot.name, "bot.error", "x" * (MAX_MESSAGE + 1))
+    assert world.engine.version > version
+    told = world.engine.changes.events[-1]
+    assert (told.kind, told.bot, told.detail) == ("bot.error", bot.name, {"message": "x" * MAX_MESSAGE})
+    with pytest.raises(Unknown):
+        world.engine.bot_tells(world.now, BotId("stranger"), "bot.error", "hello")
 
 
 # ------------------------------------------------------------------ what a person asks
