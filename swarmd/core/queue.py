@@ -1,8 +1,7 @@
 """Pending tasks by requirement set and priority, and which bots and sets belong together.
 
-A bot knows the sets it satisfies; an offer looks only at the heads of those sets: O(k), k = sets that this
-bot satisfies
-and that have something queued, flat in the number of pending tasks.
+A bot knows the sets it satisfies; an offer looks only at the heads of those sets: O(k), k = sets that this bot
+satisfies and that have something queued (and a glance at up to KEPT that are empty), whatever is pending.
 
 Source: docs/architecture.md, "Matching".
 """
@@ -17,6 +16,7 @@ from swarmd.core.dimensions import ID, POOL, Requirement, Requirements, missing
 from swarmd.core.model import Bot, BotId, Task, TaskId
 
 _COMPACT_FLOOR = 256
+KEPT = 32  # sets that nothing refers to: the next task finds their bots, which are sought once only
 
 
 class RequirementSet:
@@ -110,12 +110,19 @@ class RequirementSet:
 
 
 class Matching:
-    """Which present bots satisfy which requirement sets, kept by an index of `key:value`."""
+    """Which present bots satisfy which requirement sets, kept by an index of `key:value`.
 
-    __slots__ = ("bots_by_value", "sets", "sets_by_pivot")
+    A set that no plan refers to any more stays for a while. On an idle lab with thousands of bots each single task
+    would else make its set anew, and compare it with all of them.
+    """
+
+    __slots__ = ("bots_by_value", "sets", "sets_by_pivot", "unused")
 
     def __init__(self) -> None:
         self.sets: dict[Requirements, RequirementSet] = {}
+        self.unused: dict[
+            Requirements, RequirementSet
+        ] = {}  # those without users, at most KEPT, oldest first
         self.sets_by_pivot: dict[str, set[RequirementSet]] = {}
         self.bots_by_value: dict[str, dict[BotId, Bot]] = {}
 
@@ -131,15 +138,21 @@ class Matching:
                 candidates.update(self.bots_by_value.get(f"{key}:{value}", {}))
             for bot in candidates.values():
                 self._pair(found, bot)
+        self.unused.pop(requirements, None)
         return found
 
     def release(self, requirement_set: RequirementSet) -> None:
-        """Drops a set that no plan refers to any more."""
+        """One plan less refers to it."""
         requirement_set.users -= 1
         if requirement_set.users > 0:
             return
         assert requirement_set.count == 0, "a set with queued tasks lost its last user"
-        del self.sets[requirement_set.requirements]
+        self.unused[requirement_set.requirements] = requirement_set
+        if len(self.unused) > KEPT:
+            self._drop(next(iter(self.unused.values())))
+
+    def _drop(self, requirement_set: RequirementSet) -> None:
+        del self.unused[requirement_set.requirements], self.sets[requirement_set.requirements]
         key, alternatives = requirement_set.pivot
         for value in alternatives:
             sets = self.sets_by_pivot[f"{key}:{value}"]

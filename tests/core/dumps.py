@@ -30,6 +30,7 @@ def dump(engine: Engine) -> dict[str, Any]:
         "able": {
             requirements: sorted(id for id, bot in found.bots.items() if bot.session is not None)
             for requirements, found in engine.matching.sets.items()
+            if found.users
         },
     }
 
@@ -135,7 +136,7 @@ def check_deeply(engine: Engine) -> None:
     waiting = [session for bucket in engine.waiting.values() for session in bucket.values()]
     assert all(engine.sessions[session.id] is session and session.bucket >= 0 for session in waiting)
     for requirement_set in engine.matching.sets.values():
-        assert requirement_set.users > 0
+        assert (requirement_set.users > 0) != (requirement_set.requirements in engine.matching.unused)
         assert requirement_set.entries == sum(map(len, requirement_set.heaps.values()))
         for id in requirement_set.impatient:
             assert engine.tasks[id].queued is requirement_set

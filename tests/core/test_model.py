@@ -537,7 +537,8 @@ class EngineMachine(RuleBasedStateMachine):
             world.pass_time(2 * DAY_S)
         assert not world.engine.tasks and not world.engine.attempts and not world.engine.graphs
         assert not world.engine.joined and not world.engine.dependents and not world.engine.by_sameness
-        assert not world.engine.plans and not world.engine.matching.sets
+        assert not world.engine.plans
+        assert world.engine.matching.sets == world.engine.matching.unused
         assert all(world.state(op).is_final for op in self.ops)
 
 

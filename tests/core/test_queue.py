@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from swarmd.core.queue import KEPT, Matching
+
 from .builders import World
 
 
@@ -50,18 +52,54 @@ def test_a_bot_whose_dimensions_change_matches_other_tasks() -> None:
     assert bot.poll() == []
 
 
-def test_sets_and_plans_go_with_their_last_task() -> None:
+def test_plans_go_with_their_last_task() -> None:
     world = World()
     bot = world.bot(os="linux")
     world.submit(os="linux"), world.submit(os="linux")
+    engine = world.engine
+    assert len(engine.matching.sets) == len(engine.plans) == 1
+    bot.finish(bot.take())
+    assert len(engine.plans) == 1 and not engine.matching.unused
+    bot.finish(bot.take())
+    assert not engine.plans
+    assert [s.requirements for s in engine.matching.unused.values()] == list(engine.matching.sets)
+
+
+def test_a_task_like_the_last_one_is_not_compared_with_all_bots_again(monkeypatch) -> None:
+    """It cost 45 ms with 10,000 bots, for each task that came to an empty queue."""
+    compared = []
+    pair = Matching._pair
+    monkeypatch.setattr(Matching, "_pair", staticmethod(lambda s, bot: (compared.append(bot), pair(s, bot))))
+    world = World()
+    bots = [world.bot(f"b{n}", os="linux") for n in range(20)]
+    for bot in bots[:3]:
+        world.submit(os="linux")
+        bot.finish(bot.take())
+    assert len(compared) == 20
+    late = world.bot("late", os="linux")
+    world.submit(os="linux")
+    late.finish(late.take())
+    bots[0].close()
+    world.engine.check()
+
+
+def test_unused_sets_are_forgotten_when_they_are_many() -> None:
+    world = World()
+    bot = world.bot()
+    bot.dimensions = {"build": [str(n) for n in range(2 * KEPT)]}
+    bot.open()
+    for n in range(2 * KEPT):
+        world.submit(build=str(n))
+        bot.finish(bot.take())
     matching = world.engine.matching
-    assert len(matching.sets) == len(world.engine.plans) == 1
-    bot.finish(bot.take())
-    assert len(matching.sets) == 1
-    bot.finish(bot.take())
-    assert (
-        not matching.sets and not matching.sets_by_pivot and not world.engine.plans and not bot.it.satisfies
-    )
+    assert len(matching.unused) == len(matching.sets) == len(bot.it.satisfies) == KEPT
+    assert len(matching.sets_by_pivot) == KEPT
+    assert [dict(requirements)["build"] for requirements in matching.unused] == [
+        (str(n),) for n in range(KEPT, 2 * KEPT)
+    ]
+    world.submit(build=str(KEPT))  # the oldest of those that are left: it is in use again
+    world.submit(build="0")
+    assert len(matching.sets) == KEPT + 1
 
 
 def test_position_counts_those_before() -> None:
