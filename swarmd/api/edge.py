@@ -90,15 +90,29 @@ class Edge:
             call = self._look(scope)
             if call.route.hot:
                 reply = await self.answer(call, _raw_chunks(receive))
-                await _send(reply, send, scope["method"])
+                await self._send(reply, send, scope["method"])
                 return
         except BaseException as error:
             reply = self._error_reply(error, scope["path"])
             if reply is None:
                 raise
-            await _send(reply, send, scope["method"])
+            await self._send(reply, send, scope["method"])
             return
         await self._quart(call, scope, receive, send)
+
+    async def _send(self, reply: Reply, send: Any, method: str) -> None:
+        headers = reply_headers(reply, self.is_leaving)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+
+    @property
+    def is_leaving(self) -> bool:
+        """The daemon is stopping: each answer is the last one of its connection.
+
+        Else thousands of bots, whose held calls are answered now, send the next one before they see that the connection
+        is closed, and each is refused by a daemon that has enough to do.
+        """
+        return self.daemon.stopping.is_set()
 
     def _look(self, scope: Any) -> Call:
         """Checks everything that can be checked before the body. Raises what `error_reply` knows."""
@@ -252,16 +266,13 @@ def _check_content_type(route: Route, headers: dict[str, str]) -> None:
         )
 
 
-async def _send(reply: Reply, send: Any, method: str) -> None:
-    headers = reply_headers(reply)
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
-
-
-def reply_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
+def reply_headers(reply: Reply, is_last: bool) -> list[tuple[bytes, bytes]]:
+    """`is_last`: the client is told to close the connection."""
     own = {name for name, _ in reply.headers}
     usual = [header for header in SECURITY_HEADERS if header[0] not in own] if own else SECURITY_HEADERS
     headers = [(b"content-type", reply.content_type.encode()), *usual, *reply.headers]
+    if is_last and b"connection" not in own:
+        headers.append((b"connection", b"close"))
     if reply.stream is None and not any(name == b"content-length" for name, _ in reply.headers):
         headers.append((b"content-length", str(len(reply.body)).encode()))
     return headers

@@ -31,7 +31,7 @@ def quart_answers(edge: Edge) -> Callable[[Call, Any, Any, Any], Awaitable[None]
 
     async def view() -> Response:
         call: Call = request.scope["swarmd.call"]
-        return _response(await edge.answer(call, _chunks()), call.route.method)
+        return _response(await edge.answer(call, _chunks()), call.route.method, edge.is_leaving)
 
     methods = sorted({route.method for route in edge.routes})
     app.add_url_rule("/", "root", view, methods=methods, provide_automatic_options=False)
@@ -52,7 +52,7 @@ def _chunks() -> Callable[[], AsyncIterator[bytes]]:
     return chunks
 
 
-def _response(reply: Reply, method: str) -> Response:
+def _response(reply: Reply, method: str, is_last: bool) -> Response:
     from swarmd.api.edge import reply_headers
 
     body: Any = reply.stream if reply.stream is not None else reply.body
@@ -61,6 +61,6 @@ def _response(reply: Reply, method: str) -> Response:
     response = Response(body, status=reply.status)
     response.timeout = None
     response.headers.clear()
-    for name, value in reply_headers(reply):
+    for name, value in reply_headers(reply, is_last):
         response.headers.add(name.decode("latin-1"), value.decode("latin-1"))
     return response

@@ -7,16 +7,21 @@ import errno
 import logging
 import os
 import resource
+import select
 import socket
 import stat
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
 log = logging.getLogger("swarmd.server")
 
-BACKLOG = 2048  # a thousand bots come back at once after a restart; the kernel may cut this to somaxconn
+BACKLOG = 4096  # clients that come at once and wait in the kernel; it may cut this to somaxconn
+TAKEN = 1024  # clients taken from the kernel at each turn of trio's loop
+ADMITTED = 32  # of them let in at each turn
 PROBE_S = 1.0  # for the question whether somebody answers on a Unix socket
 REFUSALS = 64  # connections over the limit that are told so at a time; more are closed without a word
 REFUSE_S = 2.0  # for such a connection
@@ -33,14 +38,44 @@ class ListenError(Exception):
     """An address cannot be listened on; the message is for the person who chose it."""
 
 
-async def open_listeners(tcp: list[tuple[str, int]], unix: Path | None) -> list[trio.SocketListener]:
+class Listener(trio.abc.AsyncResource):
+    """A listening socket whose clients can all be taken at once; trio's own gives one at each turn of its loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.socket = trio.socket.from_stdlib_socket(sock)
+
+    async def wait(self) -> None:
+        """Returns when somebody may be waiting. Raises `trio.ClosedResourceError`."""
+        await trio.lowlevel.wait_readable(self._sock)
+
+    def take(self) -> trio.SocketStream | None:
+        """Who waits longest, None if nobody does. Raises OSError."""
+        try:
+            sock, _ = self._sock.accept()
+        except BlockingIOError:
+            return None
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+    def has_left(self, stream: trio.SocketStream) -> bool:
+        """Whether a client has closed its side, perhaps behind a request that nobody has read yet."""
+        poll = select.poll()
+        poll.register(stream.socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    async def aclose(self) -> None:
+        self.socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+async def open_listeners(tcp: list[tuple[str, int]], unix: Path | None) -> list[Listener]:
     """Listening sockets for each (host, port) and for the Unix path, in that order; port 0 picks a free one.
 
     A host name that stands for several addresses gives one listener each, on the same port. The Unix socket
     has mode 0600; what a dead daemon left there is replaced. The caller closes the listeners and then calls
     `remove_unix_socket`. Raises `ListenError`; then nothing stays open.
     """
-    listeners: list[trio.SocketListener] = []
+    listeners: list[Listener] = []
     try:
         for host, port in tcp:
             listeners += await _open_tcp(host, port)
@@ -53,7 +88,7 @@ async def open_listeners(tcp: list[tuple[str, int]], unix: Path | None) -> list[
     return listeners
 
 
-async def _open_tcp(host: str, port: int) -> list[trio.SocketListener]:
+async def _open_tcp(host: str, port: int) -> list[Listener]:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
@@ -61,7 +96,7 @@ async def _open_tcp(host: str, port: int) -> list[trio.SocketListener]:
             f"cannot listen on {_address(host, port)}: no such host here ({error}); "
             "give an IP address or a name of this machine with --listen"
         ) from error
-    listeners: list[trio.SocketListener] = []
+    listeners: list[Listener] = []
     for family, kind, protocol, _, address in found:
         sock = None
         try:
@@ -81,7 +116,7 @@ async def _open_tcp(host: str, port: int) -> list[trio.SocketListener]:
                 listener.socket.close()
             raise ListenError(_why_not_tcp(host, port, error)) from error
         port = sock.getsockname()[1]
-        listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+        listeners.append(Listener(sock))
     return listeners
 
 
@@ -100,7 +135,7 @@ def _why_not_tcp(host: str, port: int, error: Exception) -> str:
     return f"cannot listen on {where}: {error}; choose another address with --listen"
 
 
-async def _open_unix(path: Path) -> trio.SocketListener:
+async def _open_unix(path: Path) -> Listener:
     await _clear_way(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -114,7 +149,7 @@ async def _open_unix(path: Path) -> trio.SocketListener:
             f"cannot listen on unix:{path}: {error}; choose a path of at most 107 bytes in a folder "
             "that you may write to with --unix"
         ) from error
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    return Listener(sock)
 
 
 async def _clear_way(path: Path) -> None:
@@ -178,7 +213,7 @@ def remove_unix_socket(path: Path) -> None:
         pass  # gone, or its owner is busy
 
 
-def listener_url(listener: trio.SocketListener) -> str:
+def listener_url(listener: Listener) -> str:
     """`http://127.0.0.1:8710`, `http://[::1]:8710` or `unix:/absolute/path`."""
     address = listener.socket.getsockname()
     if listener.socket.family == socket.AF_UNIX:
@@ -214,6 +249,11 @@ class Door:
         self._refusing = 0
         self._full = False  # and that was logged
 
+    @property
+    def room(self) -> int:
+        """How many may still come in."""
+        return max(0, self._limit - self._inside)
+
     async def welcome(self, stream: trio.SocketStream) -> None:
         if self._inside >= self._limit:
             await self._refuse(stream)
@@ -245,13 +285,38 @@ class Door:
             await trio.aclose_forcefully(stream)
 
 
-async def accept(listener: trio.SocketListener, door: Door, connections: trio.Nursery) -> None:
-    """Lets clients in until cancelled, each in a task of `connections`; closes the listener."""
+class Waiting(Protocol):
+    """What `accept` needs of a listener."""
+
+    async def wait(self) -> None: ...
+
+    def take(self) -> trio.SocketStream | None: ...
+
+    def has_left(self, stream: trio.SocketStream) -> bool: ...
+
+    async def aclose(self) -> None: ...
+
+
+async def accept(listener: Waiting, door: Door, connections: trio.Nursery) -> None:
+    """Lets clients in until cancelled, each in a task of `connections`; closes the listener.
+
+    Everybody is taken from the kernel at once: its queue is short, and who does not fit in there is told nothing and
+    tries again after seconds. They are let in a few at each turn of the loop, so that those who came first are answered
+    first, and not all of ten thousand in the end; and who lost patience meanwhile costs nothing more.
+    """
+    lobby: deque[trio.SocketStream] = deque()
     failing = False
-    async with listener:
+    try:
         while True:
+            if not lobby:
+                await listener.wait()
             try:
-                stream = await listener.accept()
+                for _ in range(min(TAKEN, max(door.room, REFUSALS) - len(lobby))):
+                    stream = listener.take()
+                    if stream is None:
+                        break
+                    lobby.append(stream)
+                    failing = False
             except OSError as error:
                 if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                     raise
@@ -259,7 +324,22 @@ async def accept(listener: trio.SocketListener, door: Door, connections: trio.Nu
                 if not failing:
                     log.error("accept.failed", extra={"error": str(error)})
                 failing = True
-                await trio.sleep(ACCEPT_PAUSE_S)
-            else:
-                failing = False
-                connections.start_soon(door.welcome, stream)
+                if not lobby:
+                    await trio.sleep(ACCEPT_PAUSE_S)
+            _admit(lobby, listener, door, connections)
+            await trio.lowlevel.checkpoint()
+    finally:
+        for stream in lobby:
+            stream.socket.close()
+        await trio.aclose_forcefully(listener)
+
+
+def _admit(lobby: deque[trio.SocketStream], listener: Waiting, door: Door, connections: trio.Nursery) -> None:
+    """Lets in who came first."""
+    crowded = len(lobby) > ADMITTED
+    for _ in range(min(ADMITTED, len(lobby))):
+        stream = lobby.popleft()
+        if crowded and listener.has_left(stream):
+            stream.socket.close()
+        else:
+            connections.start_soon(door.welcome, stream)

@@ -19,6 +19,7 @@ import trio_asyncio
 from swarmd.config import Config, ConfigError, config_of
 from swarmd.daemon.daemon import Daemon, open_daemon
 from swarmd.daemon.listeners import (
+    Listener,
     ListenError,
     listener_url,
     open_listeners,
@@ -119,7 +120,7 @@ async def _live(
     config: Config,
     backend: Backend,
     daemon: Daemon,
-    listeners: list[trio.SocketListener],
+    listeners: list[Listener],
     reload: Callable[[], Config] | None,
     say: Callable[[str], None],
 ) -> None:

@@ -17,7 +17,7 @@ import math
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from swarmd.daemon.listeners import Door, accept
+from swarmd.daemon.listeners import Door, Waiting, accept
 from swarmd.daemon.requests import H2_STREAMS, AppTasks, ASGIApp, Inbox, Message, Patient, Wait
 
 log = logging.getLogger("swarmd.server")
@@ -431,7 +431,7 @@ class Connection(TCPServer):
 
 async def serve(
     app: ASGIApp,
-    listeners: list[trio.SocketListener],
+    listeners: Sequence[Waiting],
     *,
     shutdown: trio.Event,
     settings: ServerSettings = ServerSettings(),

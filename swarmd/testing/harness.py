@@ -27,7 +27,7 @@ from swarmd.api.migrations import MIGRATIONS
 from swarmd.client import Client, open_client
 from swarmd.config import Config
 from swarmd.daemon.daemon import Daemon, open_daemon
-from swarmd.daemon.listeners import listener_url, open_listeners, remove_unix_socket
+from swarmd.daemon.listeners import Listener, listener_url, open_listeners, remove_unix_socket
 from swarmd.daemon.retention import keep_within
 from swarmd.daemon.server import ServerSettings, serve
 from swarmd.store.backend import open_backend
@@ -126,7 +126,7 @@ def _silent_when(is_dead: Callable[[], bool], app: Asgi) -> Asgi:
 
 @asynccontextmanager
 async def _serving(
-    daemon: Daemon, app: Asgi, listeners: list[trio.SocketListener], retention: bool
+    daemon: Daemon, app: Asgi, listeners: list[Listener], retention: bool
 ) -> AsyncIterator[str]:
     # Idle limits must not become the next deadline that a virtual clock jumps to.
     settings = ServerSettings(idle_s=YEAR_S, header_s=YEAR_S, graceful_s=5.0)

@@ -14,6 +14,7 @@ from swarmd.api.openapi import document
 from swarmd.api.routes import Verb
 from swarmd.api.swarming.routes import ROUTES as SWARMING_ROUTES
 from swarmd.config import Config
+from swarmd.testing.bots import NativeBot
 from swarmd.testing.harness import running
 from tests.api.wire import JSON, connect, head, read_answer, send
 from tests.api.worlds import DIGEST, NOBODY
@@ -327,7 +328,27 @@ async def test_while_stopping_only_what_is_open_answers(autojump_clock):
             if route.verb is not Verb.OPEN:
                 answer = await send(daemon.url, route.method, target(route.path), b"{}", (JSON,))
                 assert answer.status == 503 and answer.headers["retry-after"] == "1", route
+                assert answer.headers["connection"] == "close", route
         assert entered == []
+
+
+async def test_the_answer_to_a_held_call_of_a_daemon_that_stops_is_the_last_of_its_connection(autojump_clock):
+    """Ten thousand bots sent their next call on it, and were refused one by one: the stop took 24 s."""
+    async with running(tcp=True) as daemon, trio.open_nursery() as nursery:
+        opened = await NativeBot(daemon.client).open()
+        held = []
+
+        async def hold():
+            body = msgspec.json.encode({"seq": 1, "free": 1, "wait_s": 50})
+            path = f"/api/v1/sessions/{opened.session}/sync"
+            held.append(await send(daemon.url, "POST", path, body, (JSON,)))
+
+        nursery.start_soon(hold)
+        await trio.sleep(1)
+        assert daemon.daemon.held and not held
+        daemon.daemon.stop_soon()
+        await trio.sleep(1)
+        assert (held[0].status, held[0].headers["connection"]) == (200, "close")
 
 
 # --------------------------------------------------------------------- the OpenAPI file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import trio
@@ -58,6 +58,10 @@ class _Socket:
 
     def getsockname(self) -> tuple[str, int]:
         return ADDRESS
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.link.cut()
 
     def setsockopt(self, level: int, name: int, value: Any) -> None:
         if name == socket.SO_LINGER and self._stream is not None:
@@ -162,20 +166,26 @@ class Listener:
 
     def __init__(self) -> None:
         self.socket: Any = _Socket(ADDRESS[1])
-        self._send, self._receive = trio.open_memory_channel[SimStream](1024)
         self.open = True
+        self._waiting: deque[SimStream] = deque()
+        self._news = trio.Event()
 
-    async def __aenter__(self) -> Listener:
-        return self
+    async def wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            self._news = trio.Event()
+            await self._news.wait()
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
+    def take(self) -> SimStream | None:
+        return self._waiting.popleft() if self._waiting else None
 
-    async def accept(self) -> SimStream:
-        return await self._receive.receive()
+    def has_left(self, stream: SimStream) -> bool:
+        return stream.inbound.ended or stream.inbound.broken
 
-    def take(self, stream: SimStream) -> None:
-        self._send.send_nowait(stream)
+    def add(self, stream: SimStream) -> None:
+        """A client has connected."""
+        self._waiting.append(stream)
+        self._news.set()
 
     async def aclose(self) -> None:
         self.open = False
@@ -205,7 +215,7 @@ class Network:
             raise Lost("connection refused", sent=False)
         link = Link(self, next(self._ports))
         self.links.add(link)
-        self.listener.take(link.server)
+        self.listener.add(link.server)
         return link.client
 
     def cut_all(self) -> None:
