@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ import trio_asyncio
 
 from swarmd.config import Config, ConfigError, config_of
 from swarmd.daemon.daemon import Daemon, open_daemon
+from swarmd.daemon.garbage import Collector, quiet_collector
 from swarmd.daemon.listeners import (
     Listener,
     ListenError,
@@ -102,10 +102,8 @@ async def serve_config(
             backend = await open_backend(Path(config.db), durability=config.durability, migrations=MIGRATIONS)
             try:
                 daemon = await open_daemon(config, backend)
-                gc.collect()
-                gc.freeze()  # what was loaded stays: it need not be looked at again and again
-                gc.set_threshold(50_000, 20, 50)
-                await _live(config, backend, daemon, listeners, reload, say)
+                with quiet_collector() as collector:
+                    await _live(config, backend, daemon, collector, listeners, reload, say)
             finally:
                 await backend.close()
     finally:
@@ -120,6 +118,7 @@ async def _live(
     config: Config,
     backend: Backend,
     daemon: Daemon,
+    collector: Collector,
     listeners: list[Listener],
     reload: Callable[[], Config] | None,
     say: Callable[[str], None],
@@ -127,6 +126,7 @@ async def _live(
     from swarmd.api.app import open_app
 
     app = await open_app(daemon)
+    served = collector.around(app)
     notifier = Notifier.from_environ(os.environ)
     shutdown = trio.Event()
     urls = [listener_url(listener) for listener in listeners]
@@ -138,7 +138,7 @@ async def _live(
         nursery.start_soon(notifier.watchdog)
         nursery.start_soon(keep_within, daemon)
         async with trio.open_nursery() as serving:
-            await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
+            await serving.start(partial(serve, served, listeners, shutdown=shutdown, settings=settings))
             # Signals are caught before anybody can know that we are ready: the default would end us hard.
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 say(f"swarmd ready {urls[0]}")

@@ -255,6 +255,7 @@ class Connection(TCPServer):
         super().__init__(*parts)
         self.settings = settings
         self._client: tuple[str, int] | None = None
+        self._parts: tuple[Any, ...] = ()  # what a protocol is made of
         self._scope = trio.CancelScope()  # cancel this, never the nursery in it
         self._dead = False  # a write failed or was cut: nothing more can be sent
         self._closing = False  # the last byte was sent
@@ -271,7 +272,9 @@ class Connection(TCPServer):
         except* Exception as failures:
             log.warning("connection.failed", extra={"client": self._client}, exc_info=failures)
         finally:
-            protocol = getattr(self, "protocol", None)
+            # We and the protocol refer to each other, so only the collector could free us: see `daemon.garbage`.
+            protocol = vars(self).pop("protocol", None)
+            self._parts = ()
             if protocol is not None and protocol.answer_open:
                 self._close_by_reset()
             await trio.aclose_forcefully(self.stream)
