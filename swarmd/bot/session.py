@@ -36,7 +36,8 @@ from swarmd.bot.uploads import PIECES_BYTES, Outputs
 from swarmd.bot.wire import Backoff, Wire, WireError
 from swarmd.core.model import Work
 
-HELD_S = 30.0  # how long the daemon may hold an answer
+HELD_S = 30.0  # how long the daemon may hold an answer, at most
+SPREAD = 0.25  # of it that is left to chance: bots that came at once shall not come at once for ever
 RECALL_S = 5.0  # a held answer that was called back and did not come within this is given up
 SHORT_HOLD_S = 0.5  # a hold that ends sooner, without news, is followed by a pause
 LAST_PAUSE_S = 1.0
@@ -322,7 +323,8 @@ class Conversation:
 
     async def _hold(self) -> None:
         """Lets the daemon hold a request until it or we have news."""
-        held = self._compose(HELD_S)
+        held_s = HELD_S * (1 - SPREAD * self._rng.random())
+        held = self._compose(held_s)
         self._slots.changed = False
         began_at = trio.current_time()
         over = False
@@ -331,7 +333,7 @@ class Conversation:
         async def hold() -> None:
             nonlocal over, failure
             try:
-                self._take(held, await self._deliver(held, HELD_S))
+                self._take(held, await self._deliver(held, held_s))
             except (SessionGone, Denied, Over) as error:
                 failure = failure or error
             except Overtaken:

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from swarmd.bot.session import HELD_S, SPREAD
 from swarmd.bot.wire import Backoff, WireError
 from swarmd.core.model import Command
 from swarmd.testing.fake_runner import FakeRunner, Script
@@ -71,7 +72,15 @@ async def test_a_held_request_that_arrives_after_the_next_one_does_no_harm(lab, 
 async def test_an_idle_bot_asks_once_per_hold(lab, autojump_clock):
     await lab.start_bot()
     await trio.sleep(299)
-    assert len(lab.daemon.calls) <= 12
+    assert len(lab.daemon.calls) <= 1 + 299 / (HELD_S * (1 - SPREAD))
+
+
+async def test_holds_of_bots_that_came_at_once_drift_apart(lab, autojump_clock):
+    await lab.start_bot()
+    await trio.sleep(600)
+    holds = [call.request.wait_s for call in lab.daemon.calls if call.request.wait_s]
+    assert all(HELD_S * (1 - SPREAD) <= wait_s <= HELD_S for wait_s in holds)
+    assert max(holds) - min(holds) > HELD_S * SPREAD / 2
 
 
 @pytest.mark.parametrize("arrives", [True, False])
