@@ -32,7 +32,11 @@ from swarmd.daemon.sessions import Hold, held
 log = logging.getLogger("swarmd.swarming")
 
 FAILED_UPDATE = "Failed to self-update"  # in a bot's own words
-RETRY_UPDATE_S = 300.0  # how soon a bot that failed to take new code is told again to take the same
+RETRY_UPDATE_S = (
+    15.0,
+    300.0,
+)  # a bot that failed to take code is told so again: after the first, twice as late each
+# time, at most after the second
 MAX_ASKED = (
     100_000  # bots of which it is remembered that they were told; anybody who may be a bot can name one
 )
@@ -65,7 +69,9 @@ class BotHandlers:
         self._code = code
         self._offering = Offering(context)
         self._told: dict[SessionId, _Told] = {}
-        self._asked: dict[str, tuple[str, float]] = {}  # bot: the digest it was last told to take, and when
+        self._asked: dict[
+            str, tuple[str, float, float]
+        ] = {}  # bot: digest it was told to take, when, next after
 
     # ------------------------------------------------------------- handshake
 
@@ -167,10 +173,13 @@ class BotHandlers:
             return None
         asked = self._asked.get(bot)
         now = self._daemon.clock.now()
-        if failed and asked is not None and asked[0] == wanted and now < asked[1] + RETRY_UPDATE_S:
-            return None
+        wait_s, most_s = RETRY_UPDATE_S
+        if failed and asked is not None and asked[0] == wanted:
+            if now < asked[1] + asked[2]:
+                return None
+            wait_s = min(most_s, 2 * asked[2])
         self._asked.pop(bot, None)  # the newest stand last
-        self._asked[bot] = (wanted, now)
+        self._asked[bot] = (wanted, now, wait_s)
         if len(self._asked) > MAX_ASKED:
             del self._asked[next(iter(self._asked))]
         if body.version != wanted:

@@ -410,7 +410,7 @@ async def test_a_bot_that_failed_to_update_is_left_alone_for_a_while(autojump_cl
         assert [await told() for _ in range(3)] == ["sleep"] * 3
         [bot] = [bot async for bot in world.client.bots()]
         assert bot.quarantined == "Failed to self-update the bot"
-        await trio.sleep(bots.RETRY_UPDATE_S - 1)
+        await trio.sleep(bots.RETRY_UPDATE_S[0] - 1)
         assert await told() == "sleep"
         await trio.sleep(2)
         assert [await told(), await told()] == ["update", "sleep"]
