@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import trio
 
-from swarmd.api.calls import Call, Reply, json_reply, parse_query
+from swarmd.api.calls import Call, Caller, Reply, json_reply, parse_query
 from swarmd.api.guard import Denied, Guard
 from swarmd.api.problems import Handler, Package, TooLarge, problem_of
 from swarmd.api.routes import Route
@@ -128,6 +128,7 @@ class Edge:
         path = path.partition("?")[0]
         scope["path"] = path  # without a token: the server logs it when an answer breaks off
         route, params = self._find(scope["method"], path)
+        caller = self._with_ticket(caller, route, scope["query_string"])
         self.guard.may(caller, route.verb)
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         _check_content_type(route, headers)
@@ -162,6 +163,19 @@ class Edge:
             )
         return route, params
 
+    def _with_ticket(self, caller: Caller, route: Route, query: bytes) -> Caller:
+        """The caller; one who may not call this route by itself, but shows a good ticket for it, may call this one.
+        Raises `Denied` for a ticket that is none."""
+        if not route.ticket or caller.trusted or route.verb in caller.verbs:
+            return caller
+        shown = dict(_pairs(query)).get(route.ticket)
+        if not shown:
+            return caller
+        check = self._at_home(route.path).check_ticket
+        assert check is not None, f"{route.path} takes a ticket that nobody can check"
+        check(shown)
+        return msgspec.structs.replace(caller, verbs=frozenset({route.verb}))
+
     # ------------------------------------------------------------- answering
 
     async def answer(self, call: Call, chunks: Callable[[], AsyncIterator[bytes]]) -> Reply:
@@ -191,13 +205,17 @@ class Edge:
 
 
 def _query(route: Route, raw: bytes) -> dict[str, Any]:
+    pairs = _pairs(raw)
+    return dict(pairs) if route.any_query else parse_query(route, pairs)
+
+
+def _pairs(raw: bytes) -> list[tuple[str, str]]:
     try:
-        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=64)
+        return parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=64)
     except ValueError as error:
         raise Refused(
             "bad_parameter", f"the query cannot be read: {error}", "encode it as UTF-8 with %XX"
         ) from None
-    return dict(pairs) if route.any_query else parse_query(route, pairs)
 
 
 def decode(raw: bytes, type: Any) -> Any:

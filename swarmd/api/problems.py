@@ -47,7 +47,8 @@ class Package(Struct, frozen=True):
     """What one protocol adds to the edge. Paths that begin with one of `prefixes` are its own, known to it or not.
 
     `prepare` looks at a new configuration, changes nothing, and gives what takes it; raises `ConfigError` for one that
-    cannot be used. `lesser` knows secrets (`Guard`).
+    cannot be used. `lesser` knows secrets (`Guard`). `check_ticket` raises `Denied` for a ticket that is none
+    (`Route.ticket`).
     """
 
     name: str
@@ -57,6 +58,7 @@ class Package(Struct, frozen=True):
     form: Callable[[Problem], Reply]
     prepare: Prepare | None = None
     lesser: Lesser | None = None
+    check_ticket: Callable[[str], None] | None = None
 
 
 _STATUS: tuple[tuple[type[CoreError], int], ...] = (

@@ -69,3 +69,4 @@ class Route(Struct, frozen=True, kw_only=True):
     )
     held_s: float = 0.0  # how long an answer may be held at most
     any_query: bool = False  # query parameters are the handler's own affair
+    ticket: str = ""  # name of a query parameter: a good secret in it opens this route, and no other

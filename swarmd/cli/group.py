@@ -31,6 +31,7 @@ COMMANDS = {
     "quarantine": ("Bots", "Give a bot no tasks, for a reason."),
     "restart": ("Bots", "Restart a bot as soon as it is idle."),
     "terminate": ("Bots", "End a bot as soon as it is idle."),
+    "swarming-bot": ("Bots", "Say how to make a machine a Swarming bot."),
     "delete-bot": ("Bots", "Forget a bot that is gone."),
     "events": ("Daemon", "Print or follow the events."),
     "backup": ("Daemon", "Copy the database of a running daemon into a file."),

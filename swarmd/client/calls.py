@@ -414,6 +414,10 @@ class Client:
     async def health(self) -> m.HealthAnswer:
         return await self.call("GET", f"{API}/health", answer=m.HealthAnswer)
 
+    async def mint_bootstrap(self) -> m.BootstrapAnswer:
+        """A token with which a machine may fetch the code of a Swarming bot, for an hour."""
+        return await self.call("POST", f"{API}/swarming/bootstrap", answer=m.BootstrapAnswer, repeatable=True)
+
     async def openapi(self) -> dict[str, Any]:
         return await self.call("GET", f"{API}/openapi.json", answer=dict[str, Any])
 

@@ -13,9 +13,11 @@ import trio
 from swarmd.api.native.routes import ROUTES
 from swarmd.client import task
 from swarmd.config import Config
+from swarmd.config_swarming import SwarmingConfig
 from swarmd.daemon.daemon import NO_SPACE_WAIT_S
 from swarmd.testing.bots import NativeBot
 from swarmd.testing.harness import running
+from tests.api.swarming.test_bot_code import a_zip
 from tests.api.wire import connect, head, read_answer, send
 from tests.api.worlds import DIGEST, World, small_world
 
@@ -47,6 +49,7 @@ CHANGES: dict[str, Callable[[World], tuple[str, Any]]] = {
         {"seq": 99, "wait_s": 0, "finished": [{"attempt": w.attempt, "ok": True, "exit_code": 0}]},
     ),
     "close_session": lambda w: (f"{API}/sessions/{w.bot.session}", b""),
+    "mint_bootstrap": lambda w: (f"{API}/swarming/bootstrap", b""),  # the first one: its key is kept
     "append_output": lambda w: (f"{API}/attempts/{w.attempt}/output/stdout?offset=0", b"abc"),
 }
 # These change nothing (`backup` writes another file, after everything known is in this one).
@@ -83,7 +86,8 @@ def dump(path) -> dict[str, list]:
 @pytest.mark.parametrize("handler", CHANGES)
 async def test_no_byte_of_an_answer_leaves_before_the_commit(handler, autojump_clock, tmp_path):
     path = tmp_path / "swarmd.db"
-    async with running(path) as daemon:
+    config = Config(swarming=SwarmingConfig(bot_code=str(a_zip(tmp_path / "bot.zip"))))
+    async with running(path, config=config) as daemon:
         world = await small_world(daemon)
         gone = NativeBot(world.client, "gone")
         await gone.open()

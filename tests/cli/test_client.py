@@ -419,7 +419,7 @@ async def test_every_route_has_a_method(autojump_clock):
             lambda: client.open_session("b", m.SessionRequest(session_key="s", bot_key="k", dimensions={})),
             lambda: client.sync("s", m.SyncRequest(seq=1)), lambda: client.close_session("s"),
             lambda: client.append_output("a", "stdout", 0, b""), client.counts, client.health, client.openapi,
-            client.backup().__aenter__, client.metrics,
+            client.backup().__aenter__, client.metrics, client.mint_bootstrap,
         ]  # fmt: skip
         for call in calls:
             try:

@@ -450,6 +450,16 @@ class EndEvent(Answer):
     reason: str
 
 
+class BootstrapAnswer(Answer):
+    """What makes a machine a Swarming bot: it fetches `{url}/bootstrap?tok={token}` and runs that in Python."""
+
+    url: str  # where it reaches the daemon
+    token: str  # opens the routes that lead to the bot's code; write it percent-encoded
+    expires_at: str
+    digest: str  # version of the code that it gets
+    token_needed: bool  # false: who calls from where the daemon may be called needs no token
+
+
 class ErrorBody(Answer):
     code: str
     message: str

@@ -408,6 +408,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        path=f"{API}/swarming/bootstrap",
+        handler="mint_bootstrap",
+        verb=Verb.OPERATE,
+        answer=m.BootstrapAnswer,
+        about="A token with which a machine may fetch the code of a Swarming bot, for an hour.",
+    ),
+    Route(
+        method="POST",
         path=f"{API}/backup",
         handler="backup",
         verb=Verb.OPERATE,

@@ -17,6 +17,7 @@ async def package(daemon: Daemon) -> Package:
     """Raises `ConfigError` for bot code, groups or hooks that cannot be used."""
     from swarmd.api.problems import Package
     from swarmd.api.swarming.accounts import AccountHandlers
+    from swarmd.api.swarming.bootstrap import BootstrapHandlers
     from swarmd.api.swarming.bot_code import BotCode, CodeHandlers
     from swarmd.api.swarming.bots import BotHandlers
     from swarmd.api.swarming.context import Context
@@ -31,15 +32,17 @@ async def package(daemon: Daemon) -> Package:
     context = Context(daemon)
     await context.signer.load()
     code = await in_thread(BotCode, context.config)
+    bootstrap = BootstrapHandlers(context, code)
     parts = (
         BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context),
-        CodeHandlers(context, code),
+        CodeHandlers(context, code), bootstrap,
     )  # fmt: skip
     handlers: dict[str, Handler] = {}
     for route in ROUTES:
         owners = [part for part in parts if hasattr(part, route.handler)]
         assert len(owners) == 1, f"{route.handler} has {len(owners)} owners"
         handlers[route.handler] = getattr(owners[0], route.handler)
+    handlers["mint_bootstrap"] = bootstrap.mint_bootstrap  # of a route of the native API
 
     async def prepare(config: Config) -> Callable[[], None]:
         groups = await in_thread(Groups, config.swarming)
@@ -52,4 +55,6 @@ async def package(daemon: Daemon) -> Package:
 
         return take
 
-    return Package("swarming", ROUTES, handlers, PREFIXES, form, prepare, context.lesser)
+    return Package(
+        "swarming", ROUTES, handlers, PREFIXES, form, prepare, context.lesser, bootstrap.check_ticket
+    )

@@ -12,6 +12,7 @@ import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import msgspec
 import trio
@@ -21,6 +22,7 @@ from swarmd.api.calls import Call, Reply
 from swarmd.api.guard import Denied
 from swarmd.api.swarming.archive import Archive
 from swarmd.api.swarming.context import Context
+from swarmd.api.swarming.routes import TOK
 from swarmd.config import ConfigError
 from swarmd.config_swarming import SwarmingConfig
 from swarmd.offthread import in_thread
@@ -29,23 +31,6 @@ MAX_VERSIONS = 1_000  # addresses of the daemon whose version is known
 MAX_ZIPS = 8  # kept in memory, of each code
 SLOTS = 10_000  # of the hash of a bot's id, for canaries: steps of 0.01 %
 CODE = "/swarming/api/v1/bot/bot_code/"
-
-BOOTSTRAP = '''#!/usr/bin/env python3
-"""Fetches a Swarming bot into the present folder and starts it. Give its id in SWARMING_BOT_ID."""
-
-import os
-import sys
-import urllib.request
-
-URL = {url!r}
-
-with urllib.request.urlopen(URL + "/bot_code{query}", timeout=60) as answer:
-    code = answer.read()
-with open("swarming_bot.zip", "wb") as file:
-    file.write(code)
-os.environ.setdefault("SWARMING_EXTERNAL_BOT_SETUP", "1")
-os.execv(sys.executable, [sys.executable, "swarming_bot.zip", "start_bot"])
-'''
 
 T = TypeVar("T")
 
@@ -125,8 +110,16 @@ class BotCode:
         channel = self._canary if is_canary else self._stable
         return None if channel is None else await channel.version(url)
 
-    async def stable(self, url: str) -> str | None:
-        return None if self._stable is None else await self._stable.version(url)
+    async def stable(self, url: str) -> str:
+        """The version for bots that are no canaries. Raises `Denied` when none is served."""
+        if self._stable is None:
+            raise Denied(
+                404,
+                "no_bot_code",
+                "this daemon serves no bot code",
+                "set bot_code in [swarming] of its configuration to a folder or zip with a Swarming bot",
+            )
+        return await self._stable.version(url)
 
     async def packed(self, version: str, url: str) -> bytes | None:
         """The zip of a version; None for one that is not served (any more). `url`: where the caller reaches the daemon,
@@ -154,47 +147,40 @@ class CodeHandlers:
     async def swarming_ping(self, call: Call) -> Reply:
         return Reply(b"Server up", content_type="text/plain; charset=utf-8")
 
-    async def _stable(self, url: str) -> str:
-        version = await self._code.stable(url)
-        if version is None:
-            raise Denied(
-                404,
-                "no_bot_code",
-                "this daemon serves no bot code",
-                "set bot_code in [swarming] of its configuration to a folder or zip with a Swarming bot",
-            )
-        return version
-
     async def swarming_stable_code(self, call: Call) -> Reply:
         """Where the stable code is: a redirect, so that what is fetched has its version in its name."""
-        return self._to(call, await self._stable(self._context.server_url(call)))
+        return self._to(call, await self._code.stable(self._context.server_url(call)))
 
     async def swarming_code(self, call: Call) -> Reply:
         url, version = self._context.server_url(call), call.params["digest"]
         packed = await self._code.packed(version, url)
         if packed is None:
-            return self._to(call, await self._stable(url))
-        if call.query:
-            return self._to(call, version)
+            return self._to(call, await self._code.stable(url))
+        ticket = call.query.get(TOK)
+        if call.query != ({TOK: ticket} if ticket else {}):
+            return self._to(call, version)  # so that caches keep one of it
         return Reply(
             packed,
             content_type="application/octet-stream",
             headers=(
-                (b"cache-control", b"public, max-age=3600"),
+                (b"cache-control", b"no-store" if ticket else b"public, max-age=3600"),
                 (b"etag", b'"' + version.encode() + b'"'),
                 (b"content-disposition", b'attachment; filename="swarming_bot.zip"'),
             ),
         )
 
-    async def swarming_bootstrap(self, call: Call) -> Reply:
-        url = self._context.server_url(call)
-        await self._stable(url)
-        script = BOOTSTRAP.format(url=url, query="")
-        return Reply(script.encode(), content_type="text/plain; charset=utf-8")
-
     def _to(self, call: Call, version: str) -> Reply:
-        """A redirect to the code of a version, as the caller reaches it."""
-        location = (self._context.path_before(call) + CODE + version).encode()
+        """A redirect to the code of a version, as the caller reaches it and is let in."""
+        location = self._context.path_before(call) + CODE + version + ticket_query(call)
         return Reply(
-            b"", status=302, content_type="text/plain; charset=utf-8", headers=((b"location", location),)
+            b"",
+            status=302,
+            content_type="text/plain; charset=utf-8",
+            headers=((b"location", location.encode()),),
         )
+
+
+def ticket_query(call: Call) -> str:
+    """The query that shows the ticket that this call showed."""
+    ticket = call.query.get(TOK)
+    return f"?{TOK}={quote(ticket, safe='')}" if ticket else ""

@@ -140,7 +140,14 @@ class Context:
         return next((a for a in session.attempts.values() if is_run_of(named, a)), None)
 
     def server_url(self, call: Call) -> str:
-        """Where the caller reaches the daemon. Raises `Refused` for a Host that is no address: it gets into scripts."""
+        """Where the caller reaches the daemon: what all of its paths stand behind."""
+        return self.config.server_url or self.plain_url(call) + call.caller.prefix
+
+    def plain_url(self, call: Call) -> str:
+        """As `server_url`, for somebody else who is to reach it: without the token that this caller shows.
+
+        Raises `Refused` for a Host that is no address: it gets into scripts.
+        """
         if self.config.server_url:
             return self.config.server_url
         host = call.headers.get("host", "")
@@ -150,8 +157,9 @@ class Context:
                 f"{host[:80]!r} is not where this daemon could be reached",
                 "set swarming.server_url",
             )
-        # In lower case: what a bot's HTTP library makes of the URL that it is given here.
-        return f"http://{host.lower()}{call.caller.prefix}"
+        return (
+            f"http://{host.lower()}"  # in lower case: what a bot's HTTP library makes of the URL it is given
+        )
 
     def path_before(self, call: Call) -> str:
         """What stands in front of each path of ours, as the caller sees it."""

@@ -10,6 +10,7 @@ from swarmd.api.swarming import wire
 API = "/swarming/api/v1/bot"
 BODY_LIMIT = 16 * MIB  # an update carries 250,000 bytes of output in base64; states are some kilobytes
 HELD_S = 50.0
+TOK = "tok"  # query parameter with a bootstrap token
 
 
 def _post(path: str, handler: str, request: Any, about: str, held_s: float = 0.0) -> Route:
@@ -28,6 +29,7 @@ def _get(path: str, handler: str, about: str, verb: Verb, produces: str) -> Rout
         verb=verb,
         produces=produces,
         any_query=True,
+        ticket="" if verb is Verb.OPEN else TOK,
         hot=True,
     )
 

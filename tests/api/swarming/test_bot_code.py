@@ -252,7 +252,7 @@ async def test_a_bot_that_shows_the_token_in_its_path_keeps_it_there(autojump_cl
         # It must not be told to take code that would call without the token.
         assert (await poll(world, host="localhost", before=f"/{TOKEN}", version=version))["cmd"] == "sleep"
         script = await get(world, f"/{TOKEN}/bootstrap", "localhost")
-        assert f"URL = 'http://localhost/{TOKEN}'" in script.body.decode()
+        assert f"'http://localhost/{TOKEN}/bot_code'" in script.body.decode()
 
 
 async def test_what_is_kept_of_many_addresses_is_bounded(autojump_clock, tmp_path, monkeypatch):
