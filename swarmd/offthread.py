@@ -1,4 +1,4 @@
-"""The one place where swarmd may leave the trio thread.
+"""The one place where swarmd may leave the trio thread, or wait for another process.
 
 Everything else runs on trio's thread and moves with trio's clock. A thread does not: under a virtual clock
 that jumps when all trio tasks sleep, the clock would jump past every deadline while a commit is still in its
@@ -8,8 +8,8 @@ thread. So all functions here work under a *hold*, which tests use to stop the c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import trio
@@ -24,6 +24,13 @@ _hold: trio.lowlevel.RunVar[HoldFactory] = trio.lowlevel.RunVar("swarmd.offthrea
 def hold_clock(factory: HoldFactory) -> None:
     """Lets each later trip out of the trio thread, in this `trio.run`, enter a context made by `factory`."""
     _hold.set(factory)
+
+
+@contextmanager
+def clock_held() -> Iterator[None]:
+    """For what a process of its own does: while the block is open, a virtual clock does not jump."""
+    with _hold.get()():
+        yield
 
 
 async def outside(make: Callable[[], Awaitable[T]], *, loop: Any = None) -> T:

@@ -107,6 +107,22 @@ class Reporting(Ending):
             self.tell_state(now, task, attempt)
             self.moved.add(session.id)
 
+    def attempt_tells(self, now: float, attempt: Attempt, kind: str, message: str) -> None:
+        """An entry in the history of the operations that a live attempt runs for."""
+        assert attempt.id in self.attempts, f"attempt {attempt.id} has ended"
+        task = self.tasks[attempt.task]
+        graphs = {op.id: op.graph for op in task.ops.values()} if task.ops else {OpId(task.id): task.graph}
+        for op, graph in graphs.items():
+            self.emit(
+                now,
+                kind,
+                op=op,
+                attempt=attempt.id,
+                bot=attempt.bot,
+                graph=graph,
+                detail={"message": message},
+            )
+
     def holds(
         self,
         now: float,

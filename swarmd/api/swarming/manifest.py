@@ -20,6 +20,7 @@ from swarmd.core.model import Attempt, Bot, Work
 from swarmd.daemon.works import WorkText
 
 NO_ACCOUNT = "none"
+BOT_ACCOUNT = "bot"  # whatever the bot shows the daemon when it calls: the bot knows it by itself
 
 
 class Cache(Struct, frozen=True):
@@ -70,6 +71,12 @@ def properties_of(work: Work) -> Properties:
     )
 
 
+def account_of(what: Properties, of_others: str) -> str:
+    """The account of a task: its own, or that of tasks that name none."""
+    named = what.service_account
+    return of_others if named in ("", NO_ACCOUNT) else named
+
+
 def manifest(work: Work, text: WorkText, attempt: Attempt, told: Told) -> dict[str, Any]:
     """The manifest of an attempt. Limits are whole seconds on this wire, and are rounded up."""
     what = properties_of(work)
@@ -81,7 +88,6 @@ def manifest(work: Work, text: WorkText, attempt: Attempt, told: Told) -> dict[s
         env["SWARMD_INDEX"] = str(text.index)
     if text.line is not None:
         env["SWARMD_LINE"] = text.line
-    account = told.task_account if what.service_account == NO_ACCOUNT else what.service_account
     made: dict[str, Any] = {
         "task_id": told.run_id,
         "bot_id": told.bot,
@@ -103,7 +109,7 @@ def manifest(work: Work, text: WorkText, attempt: Attempt, told: Told) -> dict[s
         "grace_period": ceil(work.grace_s),
         "service_accounts": {
             "system": {"service_account": told.system_account},
-            "task": {"service_account": account},
+            "task": {"service_account": account_of(what, told.task_account)},
         },
         "host": told.server,
     }

@@ -15,10 +15,20 @@ from swarmd.api.swarming.manifest import Told, manifest, task_dimensions
 from swarmd.core.dimensions import FEATURE
 from swarmd.core.ids import to_text
 from swarmd.core.model import Attempt, BotId, Outcome, Work
+from swarmd.daemon.daemon import Daemon
+from swarmd.daemon.works import WorkText
 
 log = logging.getLogger("swarmd.swarming")
 MAX_REASON = 1_000
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bytes that are no UTF-8 are a ValueError
+
+
+async def read_work(daemon: Daemon, attempt: Attempt, slice: int) -> tuple[WorkText, Work] | None:
+    """What an attempt runs, which is that slice of its task; None when the task has been removed meanwhile."""
+    if not daemon.works.has_all([attempt.task]):
+        await daemon.settled()
+    text = (await daemon.works.get([attempt.task])).get(attempt.task)
+    return None if text is None else (text, msgspec.json.decode(text.of_slice(slice), type=Work))
 
 
 class Offering:
@@ -43,12 +53,10 @@ class Offering:
             task_account=self._context.config.task_account, system_account=self._context.config.system_account,
             realm="",
         )  # fmt: skip
-        if not daemon.works.has_all([attempt.task]):
-            await daemon.settled()
-        text = (await daemon.works.get([attempt.task])).get(attempt.task)
-        if text is None:
+        read = await read_work(daemon, attempt, slice)
+        if read is None:
             return None
-        work = msgspec.json.decode(text.of_slice(slice), type=Work)
+        text, work = read
         if work.terminate:
             return {"cmd": "terminate", "task_id": told.run_id}
         try:

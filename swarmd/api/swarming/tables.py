@@ -32,11 +32,15 @@ def keys(conn: sqlite3.Connection, kind: str) -> list[tuple[int, float, bytes]]:
     ).fetchall()
 
 
-def add_key(conn: sqlite3.Connection, kind: str, made_wall: float, secret: bytes) -> None:
-    conn.execute(
+def add_key(conn: sqlite3.Connection, kind: str, made_wall: float, secret: bytes) -> int:
+    """Returns the key's number."""
+    done = conn.execute(
         "INSERT INTO swarming_keys (kind, made_wall, secret) VALUES (?, ?, ?)", (kind, made_wall, secret)
     )
+    assert done.lastrowid is not None
+    return done.lastrowid
 
 
-def drop_keys(conn: sqlite3.Connection, kind: str, made_before: float) -> None:
-    conn.execute("DELETE FROM swarming_keys WHERE kind = ? AND made_wall < ?", (kind, made_before))
+def drop_keys(conn: sqlite3.Connection, kind: str, up_to: int) -> None:
+    """Drops the key of this number and all older ones of the kind."""
+    conn.execute("DELETE FROM swarming_keys WHERE kind = ? AND id <= ?", (kind, up_to))
