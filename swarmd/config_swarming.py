@@ -69,6 +69,8 @@ class SwarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                     "write it as http://lab.example:8710, no '/' at the end",
                 )
             )
+        if self.token_command and not self.token_command[0]:
+            found.append(("swarming.token_command begins with an empty text", "begin with the program"))
         if sum(not group.bots for group in self.groups) > 1:
             found.append(("two of swarming.groups have no bots", "only one of them can take the rest"))
         return found

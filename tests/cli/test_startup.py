@@ -31,6 +31,7 @@ def imported_by(code):
             {"quart", "hypercorn", "rich"},
         ),
         ("import swarmd.client", {"quart", "hypercorn", "rich", "click"}),
+        ("import swarmd.daemon.main, swarmd.api.app, swarmd.api.swarming.accounts", {"jwt", "cryptography"}),
         ("import swarmd.cli.options", {"trio", "click", "msgspec"}),
     ],
 )

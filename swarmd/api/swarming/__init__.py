@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from swarmd.api.problems import Handler, Package
     from swarmd.daemon.daemon import Daemon
 
-PREFIXES = ("/swarming/", "/bot_code", "/bootstrap")
+PREFIXES = ("/swarming/", "/bot_code", "/bootstrap", "/.well-known/")
 
 
 async def package(daemon: Daemon) -> Package:
@@ -23,6 +23,7 @@ async def package(daemon: Daemon) -> Package:
     from swarmd.api.swarming.context import Context
     from swarmd.api.swarming.errors import form
     from swarmd.api.swarming.groups import Groups
+    from swarmd.api.swarming.id_keys import IdKeys
     from swarmd.api.swarming.rbe import RbeHandlers
     from swarmd.api.swarming.routes import ROUTES
     from swarmd.api.swarming.tasks import TaskHandlers
@@ -30,11 +31,13 @@ async def package(daemon: Daemon) -> Package:
     from swarmd.offthread import in_thread
 
     context = Context(daemon)
+    id_keys = IdKeys(daemon)
     await context.signer.load()
+    await id_keys.load()
     code = await in_thread(BotCode, context.config)
     bootstrap = BootstrapHandlers(context, code)
     parts = (
-        BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context),
+        BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context, id_keys),
         CodeHandlers(context, code), bootstrap,
     )  # fmt: skip
     handlers: dict[str, Handler] = {}

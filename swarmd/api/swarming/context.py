@@ -26,6 +26,7 @@ from swarmd.daemon.daemon import Daemon
 from swarmd.daemon.sessions import Holds
 
 PROTOCOL = "swarming"
+BOT_HEADER = "x-luci-swarming-bot-id"  # in which a bot names itself, in each call but the first ping
 PROPERTIES = "swarming.properties"  # type of the payload that says all that a manifest can say
 RESULT = "swarming.result"  # type of the payload with what a bot reports beyond the outcome
 FEATURES = (IO_LIMIT, PAYLOAD + PROPERTIES, TERMINATE, UNSET)
@@ -79,12 +80,16 @@ class Context:
         return group
 
     async def session(self, call: Call, text: object) -> SessionToken:
-        """The session a call shows. Raises `Denied` as every route but `poll` does for one that is not good."""
+        """The session a call shows. Raises `Denied` as every route but `poll` does for one that is not good, or that is
+        of another bot than the one that calls by its own word: two bots that share a folder do that."""
         await self.signer.ready()
         try:
             token = self.signer.read(text, SessionToken, self.daemon.clock.now())
         except TokenFault as fault:
             raise Denied(401, "bad_session", f"session token: {fault.message}", "shake hands anew") from None
+        named = call.headers.get(BOT_HEADER)
+        if named and named != token.bot:
+            raise _not_its_session()
         self.group_of(call, token.bot)
         if token.bot not in self.daemon.engine.bots:
             raise Denied(403, "unknown_bot", f'"{token.bot}" is not a registered bot', "shake hands anew")
@@ -169,7 +174,7 @@ class Context:
 def check_id(token: SessionToken, given: object) -> None:
     """Raises `Denied` when a body names another bot than its session does."""
     if given is not None and given != token.bot:
-        raise Denied(401, "bad_session", "the session is of another bot", "send this bot's own session")
+        raise _not_its_session()
 
 
 def sick(bot: Bot) -> str:
@@ -206,6 +211,10 @@ def _reason(said: object, generic: str) -> str | None:
     if isinstance(said, str) and said:
         return said
     return generic if said else None
+
+
+def _not_its_session() -> Denied:
+    return Denied(401, "bad_session", "the session is of another bot", "send this bot's own session")
 
 
 def _name_of(group: Group) -> str:

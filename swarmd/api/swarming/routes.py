@@ -35,6 +35,7 @@ def _get(path: str, handler: str, about: str, verb: Verb, produces: str) -> Rout
 
 
 TEXT = "text/plain; charset=utf-8"
+JSON = "application/json; charset=utf-8"
 ZIP = "application/octet-stream"
 
 ROUTES: tuple[Route, ...] = (
@@ -64,6 +65,16 @@ ROUTES: tuple[Route, ...] = (
     _post("task_error/{task}", "swarming_task_error", wire.TaskErrorCall, "The bot failed at a task."),
     _post("oauth_token", "swarming_oauth_token", wire.TokenCall, "An access token for a task."),
     _post("id_token", "swarming_id_token", wire.TokenCall, "An ID token for a task."),
+    _get(
+        "/.well-known/openid-configuration",
+        "swarming_openid_configuration",
+        "Who signs ID tokens, and how.",
+        Verb.OPEN,
+        JSON,
+    ),
+    _get(
+        "/.well-known/jwks.json", "swarming_jwks", "The keys that ID tokens are signed with.", Verb.OPEN, JSON
+    ),
     _post("rbe/session/create", "swarming_rbe_create", wire.RbeCreateCall, "A session for leases."),
     _post("rbe/session/update", "swarming_rbe_update", wire.RbeUpdateCall, "A bot asks for a lease.", HELD_S),
 )

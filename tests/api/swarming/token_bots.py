@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from swarmd.testing.harness import RunningDaemon
 from tests.api.wire import Answer, send
@@ -41,14 +42,9 @@ class TokenBot:
 
     async def call(self, route: str, body: dict[str, Any], headers=None) -> Answer:
         """One call as it is; nothing of the answer is taken in."""
-        named = (("X-Luci-Swarming-Bot-ID", self.id),)
-        return await send(
-            self.url,
-            "POST",
-            f"{API}/{route}",
-            body,
-            (*named, *(self.headers if headers is None else headers)),
-        )
+        host = urlsplit(self.url).netloc or "localhost"
+        shown = (("X-Luci-Swarming-Bot-ID", self.id), *(self.headers if headers is None else headers))
+        return await send(self.url, "POST", f"{API}/{route}", body, shown, host=host)
 
     async def ask(self, route: str, **body: Any) -> dict[str, Any]:
         """A call with the session that must be answered 200."""
