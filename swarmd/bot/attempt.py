@@ -95,7 +95,7 @@ class Attempts:
 
     async def _prepare(self, folder: AttemptFolder, held: Held) -> FinishedAttempt | None:
         """Puts the inputs in place; a report if that failed."""
-        root = os.open(folder.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = _open_work(folder)
         try:
             with held.stop.wait_until(trio.current_time() + held.work.hard_limit_s, noticed=False) as scope:
                 for wanted in held.work.inputs:
@@ -168,19 +168,20 @@ class Attempts:
         self, folder: AttemptFolder, held: Held, finished: FinishedAttempt
     ) -> FinishedAttempt:
         """Uploads what the task asked to keep. A missing file is told in the reason and changes nothing else."""
-        root = os.open(folder.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            found = collect(root, held.work.outputs)
-            files = [await self._hash(root, output.path, output.executable) for output in found.files]
-            problems = list(found.problems)
-            if files:
-                await self._upload(root, files)
+            root = _open_work(folder)
+            try:
+                found = collect(root, held.work.outputs)
+                files = [await self._hash(root, output.path, output.executable) for output in found.files]
+                problems = list(found.problems)
+                if files:
+                    await self._upload(root, files)
+            finally:
+                os.close(root)
         except WireError as failure:
             files, problems = [], [f"the outputs could not be uploaded: {failure.message}"]
         except (OutsideError, ValueError, OSError) as error:
             files, problems = [], [f"the outputs could not be read: {error}"]
-        finally:
-            os.close(root)
         finished.outputs = files
         _add_reasons(finished, problems)
         return finished
@@ -218,8 +219,16 @@ def _chunks(root: int, file: OutputFile) -> Iterator[bytes]:
         os.close(fd)
 
 
+def _open_work(folder: AttemptFolder) -> int:
+    """Opens the work folder. Raises `ValueError` if a command has left something else there."""
+    try:
+        return os.open(folder.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValueError(f"the work folder is gone ({error.strerror}); a command took it away") from None
+
+
 def _write_text(folder: AttemptFolder, command: Command) -> None:
-    root = os.open(folder.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = _open_work(folder)
     try:
         text = command.text.encode("utf-8", "surrogateescape")
         place_input(root, command.write_to, [text], replace=True)

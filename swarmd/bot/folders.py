@@ -77,8 +77,11 @@ def _is_as_new(path: str) -> bool:
     if not FILES.issuperset(names):
         return False
     for name in names:
-        if name in ("stdout", "stderr"):
-            file = os.lstat(f"{path}/{name}")
-            if file.st_size or file.st_mode != EMPTY_MODE or file.st_nlink != 1:
-                os.unlink(f"{path}/{name}")
+        if name == "work":
+            continue
+        file = os.lstat(f"{path}/{name}")
+        if not stat.S_ISREG(file.st_mode) or file.st_nlink != 1:  # a command's doing
+            return False
+        if name != "state.json" and (file.st_size or file.st_mode != EMPTY_MODE):
+            os.unlink(f"{path}/{name}")
     return True

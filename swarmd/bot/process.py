@@ -535,7 +535,8 @@ def _spawn_sentence(start: Start, error: OSError | ValueError) -> str:
 def write_record(path: Path, record: LeaderRecord) -> None:
     """Replaces the record. Not synced: it is of no use after a crash of the machine."""
     # Padded to one length, not truncated: ext4 flushes a file that was emptied and written again.
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    # The command before it may have put a FIFO there: not blocking, and for the reader, too.
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         os.write(fd, msgspec.json.encode(record).ljust(RECORD_SIZE))
     finally:
@@ -545,6 +546,10 @@ def write_record(path: Path, record: LeaderRecord) -> None:
 def read_record(path: Path) -> LeaderRecord | None:
     """The record, or None if there is none or it was torn by a crash."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=LeaderRecord)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return msgspec.json.decode(os.read(fd, 2 * RECORD_SIZE), type=LeaderRecord)
+        finally:
+            os.close(fd)
     except (OSError, msgspec.MsgspecError):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,21 +41,30 @@ class Stream:
         self.capped_by = "the bot's output limit"
 
     def size(self) -> int:
-        """Of the file; 0 also for one that is not there."""
+        """Of the file; 0 for what is no file: a command can put anything in its place."""
         try:
-            return os.stat(self.path).st_size
-        except FileNotFoundError:
+            found = os.lstat(self.path)
+        except OSError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def pending(self) -> int:
         """Bytes to send."""
         return max(0, min(self.size(), self.capped_at) - self.sent)
 
     def read(self, limit: int) -> bytes:
-        """The next bytes, at most `limit`; they are not counted as sent."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        """The next bytes, at most `limit`; they are not counted as sent. A file that cannot be read is given up."""
         try:
-            return os.pread(fd, min(limit, self.capped_at - self.sent), self.sent)
+            return self._bytes_at(self.sent, min(limit, self.capped_at - self.sent))
+        except OSError as error:
+            self.capped_at = self.sent
+            self.capped_by = f"what the command did to its file ({error.strerror})"
+            return b""
+
+    def _bytes_at(self, offset: int, count: int) -> bytes:
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return os.pread(fd, count, offset)
         finally:
             os.close(fd)
 
@@ -73,11 +83,10 @@ class Stream:
         size = self.size()
         if self.capped_by != DAEMON or size <= self.sent:
             return None
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            data = os.pread(fd, 1, size - 1)
-        finally:
-            os.close(fd)
+            data = self._bytes_at(size - 1, 1)
+        except OSError:
+            return None
         return OutputPiece(attempt=self.attempt, stream=self.name, offset=size - 1, data=data)  # type: ignore[arg-type]
 
     def shortfall(self) -> str | None:
@@ -208,6 +217,8 @@ class Outputs:
         """Sends until little is left; learns the daemon's limit. A refusal ends the sending of this stream."""
         while (size := stream.pending()) > TAIL_BYTES // 2:
             data = stream.read(min(size, BULK_BYTES))
+            if not data:
+                return
             call = partial(self._wire.append_output, stream.attempt, stream.name, stream.sent, data)
             try:
                 answer = await persist("append_output", call, self._rng)
