@@ -74,7 +74,10 @@ class NewFile:
     def keep(self) -> None:
         """Gives the file its name; without this it is removed at the end of the `with`."""
         self._file.flush()
-        os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        try:
+            os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except IsADirectoryError as error:
+            raise click.ClickException(f"{self._shown} cannot be replaced: {error.strerror}") from None
         self._temporary = ""
 
     def __enter__(self) -> NewFile:
