@@ -38,6 +38,9 @@ class Process:
     def peak_mib(self) -> float:
         return self._status("VmHWM:")
 
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
+
     def _status(self, name: str) -> float:
         for line in Path(f"/proc/{self.popen.pid}/status").read_text().splitlines():
             if line.startswith(name):
@@ -64,25 +67,23 @@ def folder() -> Iterator[Path]:
 @contextmanager
 def daemon(place: Path, *options: str) -> Iterator[tuple[Process, str]]:
     """A daemon on a free port with FULL durability, and its URL."""
-    argv = [
-        sys.executable,
-        "-m",
-        "swarmd",
-        "serve",
-        "--db",
-        str(place / "swarmd.db"),
-        "--listen",
-        "127.0.0.1:0",
-    ]
-    process = Process([*argv, "--log-level", "warning", *options], place / "log", subprocess.PIPE)
+    process, url = start_daemon(place, *options)
     try:
-        assert process.popen.stdout is not None
-        line = process.popen.stdout.readline().decode()
-        if not line.startswith("swarmd ready "):
-            raise RuntimeError(f"the daemon did not start: {(place / 'log').read_text()[-2000:]}")
-        yield process, line.removeprefix("swarmd ready ").strip()
+        yield process, url
     finally:
         process.end()
+
+
+def start_daemon(place: Path, *options: str, listen: str = "127.0.0.1:0") -> tuple[Process, str]:
+    """As `daemon`, for who ends it by themselves. It is ready when this returns."""
+    argv = [sys.executable, "-m", "swarmd", "serve", "--db", str(place / "swarmd.db"), "--listen", listen]
+    process = Process([*argv, "--log-level", "warning", *options], place / "log", subprocess.PIPE)
+    assert process.popen.stdout is not None
+    line = process.popen.stdout.readline().decode()
+    if not line.startswith("swarmd ready "):
+        process.end()
+        raise RuntimeError(f"the daemon did not start: {(place / 'log').read_text()[-2000:]}")
+    return process, line.removeprefix("swarmd ready ").strip()
 
 
 @contextmanager
