@@ -91,6 +91,8 @@ def test_each_code_that_a_request_alone_can_cause_has_a_row():
         "busy", "cut_off", "bot_dead", "too_many_bots", "blob_missing", "bad_slices", "size_mismatch",
         # tests/api/swarming/test_bootstrap.py
         "bad_bootstrap_token",
+        # tests/api/swarming/test_accounts.py, test_token_command.py
+        "bad_account", "wrong_task", "token_denied", "token_unavailable",
         # files and settings: tests/daemon/test_main.py, tests/store
         "bad_config", "unknown_key", "unprotected", "token_exposed", "not_a_file", "folder_missing", "not_readable",
         "not_writable", "not_swarmd", "damaged_file", "newer_file", "older_file", "file_in_use", "lock_failed",
