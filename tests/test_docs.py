@@ -6,6 +6,8 @@ import ast
 import importlib
 import re
 import subprocess
+import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,17 @@ def test_every_setting_of_swarming_is_in_its_document_with_its_default(table):
         written = f"{value:g}" if isinstance(value, float) else msgspec.json.encode(value).decode()
         assert default == f"`{written}`", name
         assert about, name
+
+
+def test_the_hook_that_shows_a_token_is_one_that_a_bot_takes(tmp_path):
+    [text] = re.findall(r"```python\n(.+?)```", text_of("docs/swarming.md"), re.S)
+    (tmp_path / "token").write_text("abc\n")
+    code = textwrap.dedent(text).replace("/etc/swarming_token", str(tmp_path / "token"))
+    space: dict[str, Any] = {}
+    exec(compile(code, "docs/swarming.md", "exec"), space)
+    headers, good_until = space["get_authentication_headers"](None)
+    assert headers == {"Authorization": "Bearer abc"}
+    assert good_until > time.time() + 570  # the bot asks anew for what is good for less than 9.5 minutes
 
 
 def test_every_route_of_swarming_is_in_its_document():
