@@ -126,7 +126,9 @@ class Edge:
             scope["headers"], client[0] if client else None, raw_path.decode("latin-1")
         )
         path = path.partition("?")[0]
-        scope["path"] = path  # without a token: the server logs it when an answer breaks off
+        scope["path"] = (
+            path  # without a token: for the log of an answer that breaks off, and for whose path it is
+        )
         route, params = self._find(scope["method"], path)
         caller = self._with_ticket(caller, route, scope["query_string"])
         self.guard.may(caller, route.verb)

@@ -209,6 +209,22 @@ async def test_the_log_never_shows_the_token(autojump_clock, tmp_path, caplog):
     assert TOKEN not in caplog.text
 
 
+async def test_behind_the_token_in_its_path_a_call_is_as_any_other(autojump_clock, tmp_path):
+    async with running(tcp=True, config=guarded(tmp_path)) as daemon:
+        for path, headers, status in (
+            ("/swarming/api/v1/bot/nothing", (), 404),
+            ("/swarming/api/v1/bot/poll", (), 405),
+            ("/bot_code", (FORM,), 400),
+        ):
+            plain = (*headers, ("Authorization", "Bearer " + TOKEN))
+            answers = [
+                await send(daemon.url, "GET", path, headers=plain),
+                await send(daemon.url, "GET", f"/{TOKEN}{path}", headers=headers),
+            ]
+            assert [answer.status for answer in answers] == [status] * 2, path
+            assert answers[0].body == answers[1].body, path  # in the form of the protocol whose path it is
+
+
 async def test_a_listed_network_needs_no_token(autojump_clock, tmp_path):
     config = Config(allow_network=["127.0.0.0/8"], trust_loopback=False)
     async with running(tcp=True, config=config) as daemon:
