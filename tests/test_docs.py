@@ -15,6 +15,7 @@ import click
 import msgspec
 import pytest
 
+from swarmd.api.native.messages import BootstrapAnswer
 from swarmd.api.native.routes import ROUTES
 from swarmd.api.reference import replaced
 from swarmd.api.swarming.bots import EVENTS
@@ -22,6 +23,7 @@ from swarmd.api.swarming.context import FEATURES
 from swarmd.api.swarming.manifest import Properties
 from swarmd.api.swarming.routes import ROUTES as SWARMING_ROUTES
 from swarmd.cli.group import COMMANDS
+from swarmd.cli.swarming_bot import lines
 from swarmd.config import Config
 from swarmd.config_swarming import BotGroup, PoolRules, SwarmingConfig
 from swarmd.core import features
@@ -229,6 +231,14 @@ def test_the_hook_that_shows_a_token_is_one_that_a_bot_takes(tmp_path):
     headers, good_until = space["get_authentication_headers"](None)
     assert headers == {"Authorization": "Bearer abc"}
     assert good_until > time.time() + 570  # the bot asks anew for what is good for less than 9.5 minutes
+
+
+def test_the_lines_that_start_a_swarming_bot_are_those_that_the_command_prints():
+    told = BootstrapAnswer(
+        url="http://lab.example:8710", token="t", expires_at="", digest="0" * 64, token_needed=False
+    )
+    [shown] = re.findall(r"```sh\n(.+?)```", text_of("docs/swarming.md"), re.S)
+    assert shown.splitlines() == [line for line in lines(told, "lab-7") if not line.startswith("#")]
 
 
 def test_every_route_of_swarming_is_in_its_document():
