@@ -34,7 +34,8 @@ async def package(daemon: Daemon) -> Package:
     id_keys = IdKeys(daemon)
     await context.signer.load()
     await id_keys.load()
-    code = await in_thread(BotCode, context.config)
+    # Only what takes a while goes to a thread: else a start would depend on when a thread has its turn.
+    code = await in_thread(BotCode, context.config) if context.config.bot_code else BotCode(context.config)
     bootstrap = BootstrapHandlers(context, code)
     parts = (
         BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context, id_keys),

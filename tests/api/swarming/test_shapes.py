@@ -151,7 +151,7 @@ async def test_handshakes_and_polls_are_answered_as_they_were(swarmd: Lab, tmp_p
     check("poll", "sleep", await bot.poll(state={"quarantined": "x"}))
     (tmp_path / "bot").mkdir()
     (tmp_path / "bot" / "__main__.py").write_text("")
-    reconfigure(swarmd, bot_code=str(tmp_path / "bot"))
+    await reconfigure(swarmd, bot_code=str(tmp_path / "bot"))
     check("poll", "update", await bot.poll())
     assert set(SHAPES["poll"]["replies"]) == {"rbe", "run", "bot_restart", "terminate", "sleep", "update"}
 
