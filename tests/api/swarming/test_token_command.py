@@ -234,7 +234,11 @@ async def test_a_program_that_cannot_be_started(command, caplog):
         assert record.reason.startswith(f"{command[0]} cannot be started: ")
 
 
-async def test_one_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path, mock_clock, caplog):
+async def test_one_that_takes_too_long_is_ended_with_all_that_it_started(
+    tmp_path, mock_clock, caplog, monkeypatch
+):
+    killed, kill = [], os.killpg
+    monkeypatch.setattr(os, "killpg", lambda group, number: killed.append(group) or kill(group, number))
     pids = tmp_path / "pids"
     code = f"""
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -256,9 +260,10 @@ async def test_one_that_takes_too_long_is_ended_with_all_that_it_started(tmp_pat
             await until(pids.exists)
             mock_clock.jump(COMMAND_S - 1)
             await trio.testing.wait_all_tasks_blocked()
-            assert answers == []
+            assert killed == []
             mock_clock.jump(1)
-        assert answers[0].status == 503
+            await until(lambda: answers)
+        assert answers[0].status == 503 and killed == [int(pids.read_text().split()[0])]
         assert [r.reason for r in caplog.records if r.getMessage() == "token.command_failed"] == [
             "it took longer than 30 s"
         ]
@@ -281,7 +286,7 @@ async def test_one_that_left_a_child_with_its_output_is_ended_after_its_time(tmp
             nursery.start_soon(bot.token)
             await until(pid.exists)
             mock_clock.jump(COMMAND_S)
-        await until(lambda: not is_alive(int(pid.read_text())))
+            await until(lambda: not is_alive(int(pid.read_text())))
 
 
 async def test_a_bot_that_goes_away_takes_the_program_with_it(tmp_path):
@@ -354,8 +359,11 @@ async def test_so_many_run_at_once_and_the_next_one_is_put_off(tmp_path, mock_cl
             assert (put_off.status, put_off.error.code) == (503, "token_unavailable")
             assert len(os.listdir(folder)) == AT_ONCE
             (tmp_path / "go").touch()
-        assert sorted(a.status for a in answers) == [200] * AT_ONCE + [503]
-        assert (await bots[-1].token()).status == 200, "there is a place again"
+            await until(lambda: len(answers) == len(bots))
+            assert sorted(a.status for a in answers) == [200] * AT_ONCE + [503]
+            nursery.start_soon(ask, bots[-1])
+            await until(lambda: len(answers) > len(bots))
+            assert answers[-1].status == 200, "there is a place again"
 
 
 async def test_a_failed_one_gives_its_place_back(tmp_path):
