@@ -100,10 +100,6 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, StoreError):
         remedy = _STORE_REMEDIES.get(error.code, "see the daemon's log")
         return Problem(_STORE_STATUS.get(error.code, 500), error.code, error.message, remedy)
-    if isinstance(error, RecursionError):  # nothing of ours is deep; a body may be
-        return Problem(
-            400, "bad_json", "the body is nested too deeply", "send fewer lists and objects in one another"
-        )
     if isinstance(error, Exception) and not isinstance(error, trio.Cancelled):
         log.error("call.failed", exc_info=error)
         return Problem(500, "internal", "the daemon failed at this call; its log tells more", "report it")

@@ -25,7 +25,7 @@ from swarmd.api.swarming.tokens import SessionToken, TokenFault
 from swarmd.core.engine import Engine
 from swarmd.core.errors import Refused
 from swarmd.core.ids import to_text
-from swarmd.core.model import AttemptState, BotId, BotOrder, Session, SessionId
+from swarmd.core.model import BotId, BotOrder, Session, SessionId
 from swarmd.core.sessions import Newcomer
 from swarmd.daemon.sessions import Hold, held
 
@@ -209,10 +209,8 @@ class BotHandlers:
             engine.bot_says(now, session.bot, *health(body.state, found, [*told.faults, *state_faults]))
             engine.seen(now, session.id)
             # It holds nothing, but for what this very poll was given before.
-            asked = [a for a in session.attempts.values() if uuid and a.offer_key == uuid]
-            if len(asked) != len(session.attempts):
-                running = [a.id for a in asked if a.state is AttemptState.RUNNING]
-                engine.holds(now, session.id, running, (), lambda a: a not in asked)
+            if not any(uuid and a.offer_key == uuid for a in session.attempts.values()):
+                engine.holds(now, session.id, (), (), lambda a: True)
             return session
 
     @staticmethod

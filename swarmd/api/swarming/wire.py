@@ -132,10 +132,8 @@ def bot_id(dimensions: object) -> str:
     return ids[0]
 
 
-def dimensions(given: object) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The dimensions that can be read, and a sentence for each that cannot."""
-    if not isinstance(given, dict):
-        return {}, ["dimensions is no object"]
+def dimensions(given: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The dimensions that can be read, and a sentence for each that cannot. `given` has passed `bot_id`."""
     found: dict[str, tuple[str, ...]] = {}
     faults = []
     for key, values in given.items():

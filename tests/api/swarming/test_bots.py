@@ -82,6 +82,26 @@ async def test_the_dimensions_of_a_group_replace_the_bots_own(swarmd: Lab):
     )
 
 
+@pytest.mark.parametrize(
+    ("id", "zone"),
+    [
+        ("s1", "exact"),
+        ("s1--left", "exact"),
+        ("s2", "prefix"),
+        ("s2--s1", "prefix"),
+        ("t1", "rest"),
+        ("t--s1", "rest"),
+    ],
+)
+async def test_the_group_of_a_bot_is_that_of_its_host(swarmd: Lab, id: str, zone: str):
+    groups = {"exact": ["s1"], "prefix": ["s*"], "rest": []}
+    reconfigure(
+        swarmd, groups=[BotGroup(bots=bots, dimensions={"zone": [name]}) for name, bots in groups.items()]
+    )
+    told = await swarmd.swarming_bot(id).handshake()
+    assert told["bot_group_cfg"]["dimensions"] == {"zone": [zone], "pool": ["default"]}
+
+
 async def test_a_bot_of_a_group_with_a_token_must_show_it(swarmd: Lab, tmp_path: Path):
     secret = tmp_path / "secret"
     secret.write_text("a secret of bots 1"[2:].replace(" ", "-"))
@@ -211,6 +231,9 @@ async def test_a_bot_tells_anew_what_it_is(swarmd: Lab):
     info = await swarmd.client.bot("s1")
     assert info.dimensions["gpu"] == ["h200"] and info.state["temperature"] == 7
     await swarmd.check_attempts(id, "OFFERED")
+    bot.state["temperature"] = 8
+    await bot.poll()
+    assert (await swarmd.client.bot("s1")).state["temperature"] == 8, "also when nothing else has changed"
 
 
 # ------------------------------------------------------------------ code

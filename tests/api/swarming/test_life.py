@@ -55,6 +55,17 @@ async def test_updates_keep_a_bot_alive(swarmd: Lab):
     await swarmd.check_state(id, "RUNNING")
 
 
+async def test_polls_keep_a_bot_alive_whatever_they_are_answered(swarmd: Lab):
+    bot = await polling(swarmd)
+    for state in ({}, {"quarantined": "smoke"}, {"maintenance": "a new fan"}, {}):
+        for _ in range(2):
+            await swarmd.sleep(DEATH_S - 10)
+            assert (await bot.poll(state=state))["cmd"] == "sleep"
+    assert (await swarmd.client.bot("s1")).status == "idle"
+    events = [event async for event in swarmd.client.bot_events("s1")]
+    assert [event.kind for event in events].count("bot.connected") == 1
+
+
 async def test_a_bot_that_comes_back_is_what_it_was(swarmd: Lab):
     bot = await polling(swarmd, dimensions={"os": ["Linux"]})
     await swarmd.sleep(DEATH_S + 1)

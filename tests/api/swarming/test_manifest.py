@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from swarmd.client import array
-from swarmd.core.ids import from_text
-from swarmd.core.model import BotId, TaskId, Work
+from swarmd.core.ids import to_text
+from swarmd.core.model import Work
 from swarmd.core.submitting import SliceSpec, TaskSpec
 from swarmd.testing import Lab
 from tests.api.swarming.worlds import greeted, polling, taking
@@ -155,11 +155,8 @@ async def test_a_task_of_a_person_may_end_a_bot(swarmd: Lab):
     assert (await bot.repeat())["task_id"] == answer["task_id"]
     assert (await bot.confirm_end(answer["task_id"]))["ok"]
     await bot.event("bot_shutdown", "Signal was received")
-    with swarmd.daemon.step() as (engine, _):
-        assert TaskId(submitted.task) not in engine.tasks
-        assert engine.bots[BotId("s1")].session is None
-    found = [task async for task in swarmd.client.tasks() if from_text(task.id) == submitted.id]
-    assert found[0].state == "COMPLETED" and found[0].ok
+    details = await swarmd.check_state(to_text(submitted.id), "COMPLETED")
+    assert details.ok and (await swarmd.client.bot("s1")).status == "dead"
 
 
 # ------------------------------------------------------------------ what this protocol cannot express

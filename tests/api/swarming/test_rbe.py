@@ -9,6 +9,9 @@ import pytest
 import trio
 
 from swarmd.client import ApiError, BotOrderRequest
+from swarmd.core.ids import to_text
+from swarmd.core.model import Work
+from swarmd.core.submitting import SliceSpec, TaskSpec
 from swarmd.testing import Lab, SwarmingBot
 from tests.api.swarming.worlds import stranger, without_token
 
@@ -467,7 +470,21 @@ async def test_a_task_whose_poll_was_lost_comes_back_as_a_lease(swarmd: Lab):
     await swarmd.check_attempts(id, "RUNNING")
 
 
-# ------------------------------------------------------------------ a task for one bot that ends it
+# ------------------------------------------------------------------ what is behind a lease
+
+
+async def test_a_task_may_be_to_end_the_bot(swarmd: Lab):
+    bot = await leasing(swarmd)
+    spec = TaskSpec((Work(terminate=True),), (SliceSpec({"id": ["s1"]}),), pool="")
+    with swarmd.daemon.step() as (engine, now):
+        [submitted] = engine.submit(now, [spec])
+    lease = (await bot.update_rbe())["lease"]
+    answer = await bot.claim(lease)
+    assert answer["cmd"] == "terminate" and answer["task_id"] == lease["payload"]["task_id"][:-1] + "1"
+    assert (await bot.confirm_end(answer["task_id"]))["ok"]
+    await bot.event("bot_shutdown", "Signal was received")
+    await bot.close_lease(lease["id"], "BOT_TERMINATING")
+    await swarmd.check_state(to_text(submitted.id), "COMPLETED")
 
 
 async def test_a_payload_that_cannot_be_read_is_skipped_and_told(swarmd: Lab):
