@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -60,9 +61,7 @@ class SwarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             )
             if not low <= getattr(self, name) <= high
         ]  # fmt: skip
-        if self.server_url and (
-            not self.server_url.startswith(("http://", "https://")) or self.server_url.endswith("/")
-        ):
+        if self.server_url and not _is_base_url(self.server_url):
             found.append(
                 (
                     f"swarming.server_url is {self.server_url!r}",
@@ -74,3 +73,15 @@ class SwarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if sum(not group.bots for group in self.groups) > 1:
             found.append(("two of swarming.groups have no bots", "only one of them can take the rest"))
         return found
+
+
+def _is_base_url(text: str) -> bool:
+    """Whether paths can be put behind it."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    printable = text.isascii() and text.isprintable() and " " not in text
+    plain = not ("?" in text or "#" in text or text.endswith("/"))
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and printable and plain

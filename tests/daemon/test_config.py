@@ -147,6 +147,12 @@ def test_a_fault_in_a_table_names_its_place(tmp_path, text, says, code):
         ({"canary_percent": 101}, "canary_percent is 101"),
         ({"server_url": "http://lab:1/"}, "server_url is 'http://lab:1/'"),
         ({"server_url": "lab:1"}, "server_url is 'lab:1'"),
+        ({"server_url": "http://"}, "server_url is 'http://'"),
+        ({"server_url": "http://[::1"}, "server_url is 'http://[::1'"),
+        ({"server_url": "http://lab:x"}, "server_url is 'http://lab:x'"),
+        ({"server_url": "http://lab/a?b"}, "server_url is 'http://lab/a?b'"),
+        ({"server_url": "http://lab/#a"}, "server_url is 'http://lab/#a'"),
+        ({"server_url": "http://lab/ä b"}, "server_url is 'http://lab/ä b'"),
         ({"groups": [BotGroup(), BotGroup()]}, "have no bots"),
     ],
 )
