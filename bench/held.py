@@ -8,7 +8,6 @@ The bots are conversations of the bundled bot in a few processes (`bench.idle_bo
 
 from __future__ import annotations
 
-import resource
 import signal
 import statistics
 import subprocess
@@ -214,11 +213,10 @@ def _restart(
 ) -> Process:
     """Ends the daemon by a signal and starts a new one at the same address; waits for everybody to be back."""
     herd.report()
-    told_at, cpu, ended = time.monotonic(), server.cpu_s(), _cpu_of_ended()
+    told_at, cpu = time.monotonic(), server.cpu_s()
     server.popen.send_signal(how)
-    server.popen.wait()
+    found.down_cpu_s = max(0.0, server.end_cpu_s() - cpu)
     ended_at = time.monotonic()
-    found.down_cpu_s = max(0.0, _cpu_of_ended() - ended - cpu)
     fresh, _ = start_daemon(place, listen=url.removeprefix("http://"))
     found.down_s, found.ready_s = ended_at - told_at, time.monotonic() - ended_at
     with _Peak(fresh) as peak:
@@ -228,11 +226,6 @@ def _restart(
     told = herd.report()
     found.failures, found.worst, found.sessions_lost = Counter(told.failures), told.worst, told.sessions
     return fresh
-
-
-def _cpu_of_ended() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 class _Peak:

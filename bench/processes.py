@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +32,13 @@ class Process:
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICK
+
+    def end_cpu_s(self) -> float:
+        """Waits for its end; the CPU time of its whole life. No other child may be waited for meanwhile."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.popen.wait()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     def memory_mib(self) -> float:
         return self._status("VmRSS:")
