@@ -121,14 +121,9 @@ class Edge:
             raise Denied(
                 414, "uri_too_long", f"the address has more than {MAX_PATH} bytes", "send less in the query"
             )
-        client = scope.get("client")
-        caller, path = self.guard.admit(
-            scope["headers"], client[0] if client else None, raw_path.decode("latin-1")
-        )
-        path = path.partition("?")[0]
-        scope["path"] = (
-            path  # without a token: for the log of an answer that breaks off, and for whose path it is
-        )
+        client, path = scope.get("client"), raw_path.decode("latin-1").partition("?")[0]
+        caller, path = self.guard.admit(scope["headers"], client[0] if client else None, path)
+        scope["path"] = path  # without a token: for the log of an answer that breaks off, and for whose path it is
         route, params = self._find(scope["method"], path)
         caller = self._with_ticket(caller, route, scope["query_string"])
         self.guard.may(caller, route.verb)

@@ -115,8 +115,8 @@ class Guard:
         rest of it."""
         if not self._token:
             return "", path, False
-        first, slash, rest = path.removeprefix("/").partition("/")
-        if slash and hmac.compare_digest(first.encode(), self._token.encode()):
+        first, _, rest = path.removeprefix("/").partition("/")
+        if hmac.compare_digest(first.encode(), self._token.encode()):
             return "/" + first, "/" + rest, True
         return "", path, bool(bearer) and hmac.compare_digest(bearer.encode(), self._token.encode())
 

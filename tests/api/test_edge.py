@@ -183,7 +183,9 @@ async def test_the_token_opens_in_a_header_and_in_the_path(autojump_clock, tmp_p
 
 async def test_an_error_never_shows_the_token(autojump_clock, tmp_path):
     async with running(tcp=True, config=guarded(tmp_path)) as daemon:
-        for method, path in (("GET", "/nothing"), ("DELETE", "/api/v1/tasks"), ("GET", "/api/v1/tasks/7")):
+        for method, path in (
+            ("GET", "/nothing"), ("DELETE", "/api/v1/tasks"), ("GET", "/api/v1/tasks/7"), ("GET", ""), ("GET", "/"),
+        ):  # fmt: skip
             answer = await send(daemon.url, method, f"/{TOKEN}{path}")
             assert answer.status >= 400 and TOKEN.encode() not in answer.body
 
