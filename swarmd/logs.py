@@ -41,18 +41,25 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-02T03:04:05.678Z info session.opened bot=b1`, without control characters in the fields."""
+    """`2026-01-02T03:04:05.678Z info session.opened bot=b1`, without control characters from elsewhere."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
         line = f"{_moment(record)} {record.levelname.lower()} {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if record.exc_info:
+            line += "\n" + "\n".join(map(_printable, self.formatException(record.exc_info).split("\n")))
+        return line
 
 
 def _plain(value: Any) -> str:
     text = str(value)
     strange = not text or any(c.isspace() or c in "\"'=" or not c.isprintable() for c in text)
     return repr(text) if strange else text
+
+
+def _printable(line: str) -> str:
+    """A line of a traceback, whose message may be anybody's text."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def set_up(form: str, level: str, stream: IO[str] | None = None) -> None:

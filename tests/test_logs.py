@@ -58,6 +58,17 @@ def test_an_exception_is_told_with_its_traceback():
     assert "ValueError: no" in json.loads(stream.getvalue())["traceback"]
 
 
+def test_a_traceback_has_no_control_characters():
+    stream = written("text")
+    try:
+        raise ValueError("\x1b[2J\x9b6n\u202e\rforged")
+    except ValueError:
+        logging.getLogger("swarmd.daemon").exception("engine.failed")
+    text = stream.getvalue()
+    assert all(line.isprintable() for line in text.splitlines()) and "\r" not in text
+    assert "ValueError: \\x1b[2J\\x9b6n\\u202e\\rforged" in text
+
+
 def test_lines_below_the_level_are_left_out_and_twice_is_once():
     stream = written("text", "warning")
     set_up("text", "warning", stream)
