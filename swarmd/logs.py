@@ -47,7 +47,7 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
         line = f"{_moment(record)} {record.levelname.lower()} {record.getMessage()}{fields}"
         if record.exc_info:
-            line += "\n" + "\n".join(map(_printable, self.formatException(record.exc_info).split("\n")))
+            line += "\n" + "\n".join(map(printable, self.formatException(record.exc_info).split("\n")))
         return line
 
 
@@ -57,8 +57,8 @@ def _plain(value: Any) -> str:
     return repr(text) if strange else text
 
 
-def _printable(line: str) -> str:
-    """A line of a traceback, whose message may be anybody's text."""
+def printable(line: str) -> str:
+    """`line` with what is no printable character written as in a Python text: `\\x1b`."""
     return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 

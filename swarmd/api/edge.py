@@ -19,6 +19,7 @@ from swarmd.api.routes import Route
 from swarmd.config import Config
 from swarmd.core.errors import Refused
 from swarmd.daemon.daemon import Daemon, Stopping
+from swarmd.logs import printable
 
 PIECE_S = 30.0  # for the next piece of a body to arrive
 MAX_PATH = 4_096
@@ -195,7 +196,11 @@ class Edge:
     def _error_reply(self, error: BaseException, path: str) -> Reply | None:
         """The answer to an error in the form of the protocol whose path it is; None for what is not ours to answer."""
         problem = problem_of(error)
-        return None if problem is None else self._at_home(path).form(problem)
+        if problem is None:
+            return None
+        # Messages quote what was asked; it may be shown by a terminal that obeys what JSON does not escape.
+        message, remedy = printable(problem.message), printable(problem.remedy)
+        return self._at_home(path).form(msgspec.structs.replace(problem, message=message, remedy=remedy))
 
     def _at_home(self, path: str) -> Package:
         return next((p for p in self.packages if path.startswith(p.prefixes)), self.packages[0])
