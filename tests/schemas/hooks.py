@@ -8,6 +8,7 @@ schema can say: those are named one by one in `RULES`.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,11 @@ from typing import Any
 
 import schemathesis
 from schemathesis import Case, HookContext, Response
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation.meta import TestPhase
 
+FRESH = "fresh.json"  # in the folder of the run: ids of things that were made a moment ago
+EVERY = 3  # of so many calls one goes to such a thing
 HELD_S = 0.1  # what a call is held at most
 MOST_OF_AN_ARRAY = 50
 WAYS = ("argv", "commands", "noop", "marker", "payload")
@@ -58,7 +63,8 @@ def _code(response: Response) -> str:
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
-    """Bounds the call. What is wrong on purpose stays wrong."""
+    """Bounds the call, and sends some to what is there. What is wrong on purpose stays wrong."""
+    _go_to_something_fresh(case)
     if isinstance(case.query, dict):
         _hold_shortly(case.query)
     if not isinstance(case.body, dict):
@@ -98,6 +104,25 @@ def map_body(context: HookContext, body: Any) -> Any:
     if isinstance(body, list):
         return [map_body(context, value) for value in body]
     return int(body) if isinstance(body, float) and body.is_integer() else body
+
+
+def _go_to_something_fresh(case: Case) -> None:
+    meta, path = case.meta, case.path_parameters
+    if meta is None or not path or meta.is_negative_at(ParameterLocation.PATH):
+        return
+    if meta.phase.name is TestPhase.STATEFUL or answers.total() % EVERY:
+        return  # a sequence of calls has ids of its own
+    try:
+        fresh = json.loads(Path(FRESH).read_text())
+    except FileNotFoundError:
+        return
+    kinds = {"id": "graph" if "/graphs/" in case.operation.path else "task", "sha256": "digest"}
+    for name in path:
+        if ids := fresh.get(kinds.get(name, name)):
+            path[name] = ids[answers.total() // EVERY % len(ids)]
+    body = getattr(case.body, "data", case.body)
+    if _operation(case) == "put_named_blob" and isinstance(body, bytes):
+        path["sha256"] = hashlib.sha256(body).hexdigest()
 
 
 def _hold_shortly(fields: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ PLACES = {
     "body.running[*]": "attempt", "body.queued[*]": "attempt", "body.finished[*].attempt": "attempt",
     "body.output[*].attempt": "attempt", "body.digests[*]": "digest",
 }  # fmt: skip
+FRESH = "fresh.json"  # as in hooks.py
 GRAPH_OPERATIONS = ["get_graph", "add_to_graph", "close_graph"]  # where `id` is a graph's
 
 CONFIG = """\
@@ -106,7 +107,7 @@ async def _drive(folder: Path, url: str, seconds: float, seed: int) -> None:
         (folder / "openapi.json").write_bytes(msgspec.json.encode(await client.openapi()))
         (folder / "schemathesis.toml").write_text(_config(await stage(client), seconds, seed))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_alive, client)
+            nursery.start_soon(keep_alive, client, folder / FRESH)
             with trio.move_on_after(seconds + END_S), open(folder / "schemathesis.log", "wb") as log:
                 await trio.run_process(
                     [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", url,
