@@ -124,7 +124,9 @@ class Edge:
             )
         client, path = scope.get("client"), raw_path.decode("latin-1").partition("?")[0]
         caller, path = self.guard.admit(scope["headers"], client[0] if client else None, path)
-        scope["path"] = path  # without a token: for the log of an answer that breaks off, and for whose path it is
+        scope["path"] = (
+            path  # without a token: for the log of an answer that breaks off, and for whose path it is
+        )
         route, params = self._find(scope["method"], path)
         caller = self._with_ticket(caller, route, scope["query_string"])
         self.guard.may(caller, route.verb)

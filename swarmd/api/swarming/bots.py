@@ -91,7 +91,7 @@ class BotHandlers:
             dimensions = known.dimensions if known is not None else {"id": (bot,)}
             newcomer = self._context.newcomer(group, bot, key, dimensions, version[:128], state)
             opened = engine.open_session(now, newcomer)
-            engine.bot_says(now, BotId(bot), *health(body.state, given, [*faults, *more]))
+            engine.bot_says(now, BotId(bot), *health(group, body.state, given, [*faults, *more]))
         if opened.is_new:
             log.info("session.opened", extra={"bot": bot, "session": to_text(opened.session)})
         await self._daemon.settled()
@@ -206,7 +206,9 @@ class BotHandlers:
                 newcomer = self._context.newcomer(group, token.bot, token.session_key, found, version, state)
                 told.faults = faults or self._describe(engine, now, newcomer)
             engine.bots[session.bot].state = state
-            engine.bot_says(now, session.bot, *health(body.state, found, [*told.faults, *state_faults]))
+            engine.bot_says(
+                now, session.bot, *health(group, body.state, found, [*told.faults, *state_faults])
+            )
             engine.seen(now, session.id)
             # It holds nothing, but for what this very poll was given before.
             if not any(uuid and a.offer_key == uuid for a in session.attempts.values()):

@@ -194,17 +194,22 @@ def reply(value: dict[str, Any], status: int = 200) -> Reply:
 
 
 def health(
-    state: object, dimensions: Mapping[str, tuple[str, ...]], faults: list[str]
+    group: Group, state: object, dimensions: Mapping[str, tuple[str, ...]], faults: list[str]
 ) -> tuple[str | None, str | None]:
-    """Why the bot is in quarantine and under maintenance, by its own word or by what is wrong with its call.
-    `dimensions`: those that could be read."""
+    """Why the bot is in quarantine and under maintenance, by its own word or by what is wrong with its call, and whom
+    to ask about it. `dimensions`: those that could be read."""
     said = state if isinstance(state, dict) else {}
     reasons = [r for r in (_reason(said.get("quarantined"), "it says that it is in quarantine"),) if r]
     for value in dimensions.get("quarantined", ()):
         generic = value.lower() in ("true", "1")
         reasons.append("its dimensions say that it is in quarantine" if generic else value)
     reasons += faults
-    return "; ".join(reasons) or None, _reason(said.get("maintenance"), "under maintenance")
+    maintenance = _reason(said.get("maintenance"), "under maintenance")
+    return _with_owners(group, "; ".join(reasons) or None), _with_owners(group, maintenance)
+
+
+def _with_owners(group: Group, reason: str | None) -> str | None:
+    return f"{reason} (ask {', '.join(group.owners)})" if reason and group.owners else reason
 
 
 def _reason(said: object, generic: str) -> str | None:

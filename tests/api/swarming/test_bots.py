@@ -95,7 +95,7 @@ async def test_the_dimensions_of_a_group_replace_the_bots_own(swarmd: Lab):
 )
 async def test_the_group_of_a_bot_is_that_of_its_host(swarmd: Lab, id: str, zone: str):
     groups = {"exact": ["s1"], "prefix": ["s*"], "rest": []}
-    reconfigure(
+    await reconfigure(
         swarmd, groups=[BotGroup(bots=bots, dimensions={"zone": [name]}) for name, bots in groups.items()]
     )
     told = await swarmd.swarming_bot(id).handshake()
@@ -271,6 +271,20 @@ async def test_an_update_comes_before_everything_else(swarmd: Lab, code: str, br
     bot.version = answer["version"]
     assert (await bot.restart())["bot_version"] == bot.version
     assert (await bot.poll())["cmd"] == "sleep"
+
+
+async def test_who_is_to_be_asked_is_named_with_the_reason(swarmd: Lab):
+    await reconfigure(swarmd, groups=[BotGroup(owners=["ann@lab", "bob@lab"])])
+    bot = swarmd.swarming_bot("s1")
+    bot.state["quarantined"] = "the disk is full"
+    await bot.handshake()
+    await bot.poll()
+    assert (await swarmd.client.bot("s1")).quarantined == "the disk is full (ask ann@lab, bob@lab)"
+    id = await swarmd.submit("x")
+    assert "(ask ann@lab, bob@lab)" in (await swarmd.client.explain(id)).sentence
+    bot.state = {"maintenance": "swap"}
+    await bot.poll()
+    assert (await swarmd.client.bot("s1")).maintenance == "swap (ask ann@lab, bob@lab)"
 
 
 async def test_a_bot_that_could_not_take_the_code_is_not_told_again_and_again(swarmd: Lab, code: str):
