@@ -109,7 +109,7 @@ async def test_the_token_of_a_group_changes_with_the_configuration(autojump_cloc
     async with running(tcp=True, config=old) as world:
         bot = await TokenBot(world.url, "red1", headers=bearer(RED)).handshake()
         token_file(tmp_path / "red", "another-token-of-the-red-ones")
-        world.app.reconfigure(old)
+        await world.app.reconfigure(old)
         event = {"session": bot.session, "event": "bot_log", "message": "m"}
         assert (await bot.call("event", event)).status == 401
         assert (await bot.call("event", event, bearer("another-token-of-the-red-ones"))).status == 200
