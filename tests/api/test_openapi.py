@@ -133,3 +133,28 @@ def test_headers_of_errors_are_promised(file, status, name):
     """That they come is in test_edge and test_errors."""
     for _, _, operation in operations(file):
         assert operation["responses"][status]["headers"][name]["required"]
+
+
+@pytest.mark.parametrize("where", ["keeps", "running", "queued", "output", "finished"])
+async def test_a_bot_may_name_what_is_no_id_and_the_file_says_so(file, where, autojump_clock):
+    """It holds an attempt that the daemon does not know: told so, not refused."""
+    stranger = "no id of ours"
+    request = "SessionRequest" if where == "keeps" else "SyncRequest"
+    schema = file["components"]["schemas"][request]["properties"][where]["items"]
+    if "$ref" in schema:
+        schema = file["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"]["attempt"]
+    assert re.search(schema.get("pattern", ""), stranger) and schema["maxLength"] == len(stranger)
+    async with running() as daemon:
+        w = await small_world(daemon)
+        hello = {"session_key": "start 1 of b2", "bot_key": "a secret of bot b2", "dimensions": {}}
+        keeps = [stranger] if where == "keeps" else []
+        opened = await send(daemon.url, "POST", "/api/v1/bots/b2/sessions", {**hello, "keeps": keeps})
+        assert opened.status == 201 or opened.status == 200
+        items = {
+            "keeps": [], "running": [stranger], "queued": [stranger],
+            "output": [{"attempt": stranger, "stream": "stdout", "offset": 0, "data": "eA=="}],
+            "finished": [{"attempt": stranger, "ok": True}],
+        }  # fmt: skip
+        sync = {"seq": 1, "wait_s": 0, **({} if where == "keeps" else {where: items[where]})}
+        answer = await send(w.url, "POST", f"/api/v1/sessions/{opened.json()['session']}/sync", sync)
+        assert answer.status == 200

@@ -64,6 +64,8 @@ Id = Annotated[
         extra_json_schema={"pattern": f"^{ID_PATTERN}$"},
     ),
 ]  # fmt: skip
+# A bot names what it holds; a text that is no id is one more attempt that the daemon does not know.
+HeldAttempt = Annotated[str, Meta(min_length=13, max_length=13, description="An attempt's id.")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex.")]
 Span = Annotated[float, Meta(ge=0, le=MAX_SPAN_S)]
 PositiveSpan = Annotated[float, Meta(gt=0, le=MAX_SPAN_S)]
@@ -486,7 +488,7 @@ class SessionRequest(Request):
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 1
     version: Name = ""
     state: dict[str, Any] = {}
-    keeps: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
+    keeps: Annotated[list[HeldAttempt], Meta(max_length=4 * MAX_SLOTS)] = []
 
 
 class SessionAnswer(Answer):
@@ -503,7 +505,7 @@ class FinishedAttempt(Request):
     `canceled`: it was stopped before it started (a killed one has its signal as exit code); `died`: the bot lost it.
     """
 
-    attempt: Id
+    attempt: HeldAttempt
     ok: bool
     exit_code: ExitCode | None = None
     duration_s: Annotated[float, Meta(ge=0)] | None = None
@@ -519,7 +521,7 @@ class FinishedAttempt(Request):
 class OutputPiece(Request):
     """`data` stands at byte `offset` of the stream; bytes below the stream's end are ignored."""
 
-    attempt: Id
+    attempt: HeldAttempt
     stream: StreamName
     offset: Offset
     data: Base64  # base64 in JSON
@@ -537,8 +539,8 @@ class SyncRequest(Request):
 
     seq: Annotated[int, Meta(ge=1, le=MAX_SEQ)]
     seen: Annotated[int, Meta(ge=0, le=MAX_SEQ)] | None = None
-    running: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
-    queued: Annotated[list[Id], Meta(max_length=4 * MAX_SLOTS)] = []
+    running: Annotated[list[HeldAttempt], Meta(max_length=4 * MAX_SLOTS)] = []
+    queued: Annotated[list[HeldAttempt], Meta(max_length=4 * MAX_SLOTS)] = []
     finished: Annotated[list[FinishedAttempt], Meta(max_length=8 * MAX_SLOTS)] = []
     output: Annotated[list[OutputPiece], Meta(max_length=8 * MAX_SLOTS)] = []
     free: Annotated[int, Meta(ge=0, le=2 * MAX_SLOTS)] = 0
