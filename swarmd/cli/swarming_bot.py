@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 import click
+from msgspec import structs
 
 from swarmd.cli import OK
 from swarmd.cli.remote import client_command, with_client
+from swarmd.logs import printable
 
 if TYPE_CHECKING:
     from swarmd.api.native.messages import BootstrapAnswer
@@ -58,7 +60,10 @@ def command(bot: str | None, server: str | None, as_json: bool) -> int:
 
 
 def lines(told: BootstrapAnswer, bot: str | None) -> list[str]:
-    """A script for the machine, and what to know about it as comments."""
+    """A script for the machine, and what to know about it as comments. No text of the daemon begins a line of it."""
+    told = structs.replace(
+        told, url=printable(told.url), digest=printable(told.digest), expires_at=printable(told.expires_at)
+    )
     name, folder = (bot, f"swarming-{bot}") if bot else ('"$(hostname)"', "swarming-bot")
     link = f"{told.url}/bootstrap" + (f"?tok={quote(told.token, safe='')}" if told.token_needed else "")
     fetch = f"import urllib.request as u; exec(u.urlopen({json.dumps(link)}, timeout=60).read())"

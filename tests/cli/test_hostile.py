@@ -74,7 +74,7 @@ LINES = [
     "tasks", f"show {ID}", f"explain {ID}", "events", f"outputs {ID}", f"wait {ID}", f"wait --graph {ID}",
     f"cancel {ID}", f"retry {ID}", "graphs", f"close {ID}", "bots", f"bots {BOT}", f"drain {BOT}",
     f"quarantine {BOT} why", f"restart {BOT}", f"terminate {BOT}", f"delete-bot {BOT}", "submit -- x", "run -- x",
-    f"logs {ID}",
+    f"logs {ID}", "swarming-bot",
 ]  # fmt: skip
 IDS_ONLY = {"cancel", "retry", "submit", "delete-bot"}  # what they print as JSON
 WITHOUT_TEXT_OF_OTHERS = {
