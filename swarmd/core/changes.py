@@ -135,7 +135,7 @@ class Changes:
     def __init__(self) -> None:
         self.tasks_added: list[tuple[Task, TaskRecord]] = []
         self.tasks: dict[TaskId, Task] = {}
-        self.tasks_gone: list[TaskId] = []  # whose operation joined another task
+        self.tasks_gone: list[tuple[TaskId, TaskId]] = []  # whose operation joined another task, and which
         self.finals: dict[TaskId, FinalRecord] = {}
         self.ops_added: list[OpRecord] = []
         self.ops_changed: dict[OpId, OpChange] = {}

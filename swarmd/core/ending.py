@@ -302,7 +302,7 @@ class Ending(Placing):
 
     def _leave_for(self, task: Task, other: TaskId) -> None:
         self._forget(task)
-        self.changes.tasks_gone.append(task.id)
+        self.changes.tasks_gone.append((task.id, other))
         self.changes.tasks.pop(task.id, None)
         self.changes.ops_changed[OpId(task.id)] = OpChange(OpId(task.id), other, None)
         self.changed()

@@ -40,6 +40,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 INSERT_TAG = "INSERT OR IGNORE INTO tags (tag, op) VALUES (?, ?)"
 UPDATE_OP = "UPDATE ops SET task = ?, ended = ? WHERE id = ?"
+# Operations that were withdrawn from a task which has left since: their history needs a task. Index ops_shared.
+REHOME_OPS = "UPDATE ops SET task = ? WHERE task = ? AND task <> id"
 INSERT_ATTEMPT = """
 INSERT INTO attempts (session, offer_key, state, started_at, started_wall, accept_due_at, limit_due_at, queued,
     stop_reason, stop_since_at, stop_due_at, stop_grace_s, streams, merged_end, outcome, ended_wall, id,
@@ -134,7 +136,7 @@ Statements = tuple[tuple[str, Iterable[tuple[Any, ...]]], ...]
 
 def _task_statements(changes: Changes, offset: float) -> Statements:
     new = {task.id for task, _ in changes.tasks_added}
-    gone = set(changes.tasks_gone)
+    gone = {id for id, _ in changes.tasks_gone}
     finals = changes.finals
     known = [task for task in changes.tasks.values() if task.id not in new]
     inserted = (
@@ -148,8 +150,8 @@ def _task_statements(changes: Changes, offset: float) -> Statements:
     )  # fmt: skip
     ended = ((*_moving(t), *_ending(finals[t.id], offset), t.id) for t in known if t.id in finals)
     return (
-        (DELETE_TASK, ((id,) for id in changes.tasks_gone)),
-        (DELETE_USES, ((id,) for id in changes.tasks_gone)),
+        (DELETE_TASK, ((id,) for id in gone)),
+        (DELETE_USES, ((id,) for id in gone)),
         (INSERT_TASK, inserted),
         (UPDATE_TASK, ((*_moving(t), t.id) for t in known if t.id not in finals)),
         (END_TASK, ended),
@@ -169,6 +171,7 @@ def _op_statements(changes: Changes, offset: float) -> Statements:
         (INSERT_OP, inserted),
         (INSERT_TAG, ((tag, op.id) for op in changes.ops_added for tag in op.tags)),
         (UPDATE_OP, ((op.task, op.ended, op.id) for op in changes.ops_changed.values())),
+        (REHOME_OPS, ((other, gone) for gone, other in changes.tasks_gone)),
     )
 
 

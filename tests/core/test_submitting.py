@@ -7,6 +7,7 @@ import pytest
 from swarmd.core.errors import Conflict, Refused
 from swarmd.core.model import OpId, Share, TaskState
 from swarmd.core.submitting import After, Known, LookAgain
+from swarmd.store.queries import ops_by_id
 
 from .builders import FAILED, World, ended, spec
 
@@ -156,6 +157,22 @@ def test_a_late_answer_to_a_lookup_changes_nothing() -> None:
     world.cancel(op)
     world.engine.looked_up(world.now, lookup.task, None)
     assert world.state(op) is TaskState.CANCELED
+
+
+def test_an_operation_withdrawn_from_a_task_that_leaves_later_stays_in_the_file() -> None:
+    """It is found with the state it ended in, though the task that it had joined is gone."""
+    world = World()
+    before = world.submit(x="y")
+    first = world.submit(sameness="k", after=[ended(before)])
+    leaving = world.submit(sameness="k", share=Share.JOIN)  # `first` waits and cannot be joined yet
+    joined = world.submit(sameness="k", share=Share.JOIN)
+    assert world.engine.task_of(joined) is world.engine.task_of(leaving)
+    world.cancel(joined)
+    world.cancel(before)
+    world.restart()  # `first` is found by its key now
+    assert world.engine.task_of(leaving) is world.engine.task_of(first)
+    world.write()
+    assert ops_by_id(world.file, [joined])[joined].state is TaskState.CANCELED
 
 
 def test_who_waits_for_others_is_not_joined_by_one_that_does_not() -> None:
