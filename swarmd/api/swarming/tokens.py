@@ -138,7 +138,7 @@ def _read(key: bytes, text: object, kind: type[T]) -> T:
         raise TokenFault("the token was not signed by this daemon")
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # the latter for a text that is none
         raise TokenFault("the token is of another version") from None
 
 

@@ -8,7 +8,7 @@ import string
 
 import pytest
 import trio
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from swarmd.api.swarming import tables
@@ -150,6 +150,7 @@ def test_whatever_is_shown_raises_nothing_but_a_token_fault(shown, kind):
     assert is_refused(shown, kind)
 
 
+@example(b"\x95\xcb" + bytes(8) + b"\xa1\x80", SessionToken)  # its text is no UTF-8
 @given(st.binary(max_size=100), st.sampled_from(KINDS))
 def test_what_another_version_signed_raises_nothing_but_a_token_fault(payload, kind):
     """The right signature on what is not, or no longer, such a token."""
