@@ -78,6 +78,8 @@ class Engine(Explaining):
     def _pass_over(self, now: float) -> None:
         self.impatience_due = False
         for task in self.impatient_without_capacity():
+            if task.id not in self.tasks:
+                continue  # a child of one that ended before it in this loop
             requires = task.facts.requires
             if not self.next_slice(now, task, task.due_at - now):
                 _, sentence = (

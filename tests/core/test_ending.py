@@ -296,6 +296,18 @@ def test_a_child_offered_to_the_bot_of_its_parent_goes_with_it(how: str) -> None
     world.engine.check()
 
 
+def test_a_child_that_would_not_wait_ends_with_a_parent_that_would_not_either() -> None:
+    """Both are passed over at one moment: the end of the parent has canceled the child by the time it is its turn."""
+    world = World()
+    bot = world.bot(os="linux")
+    parent = world.submit(os="linux", wait_for_capacity=False)
+    child = world.submit(parent=parent, os="linux", wait_for_capacity=False)
+    bot.change(quarantine="the disk is full")
+    world.pass_time(world.settings.bot_back_s + 1)
+    assert world.states(parent, child) == ["NO_RESOURCE", "CANCELED"]
+    world.engine.check()
+
+
 def test_children_live_through_a_retry_of_their_parent() -> None:
     world = World()
     parent = world.submit(retries=1)
