@@ -253,6 +253,13 @@ def test_every_route_of_swarming_is_in_its_document():
     assert missing == []
 
 
+def test_every_module_of_swarming_is_in_its_document():
+    modules = {path.name for path in (ROOT / "swarmd/api/swarming").glob("*.py")} - {"__init__.py"}
+    assert len(modules) > 15
+    names = {name for row in rows_of("For the maintainer") for name in row.split("`, `")}
+    assert modules - names == set() and names - modules == set()
+
+
 def test_what_swarming_bots_can_express_is_in_their_document():
     names = {value for name, value in vars(features).items() if name.isupper() and isinstance(value, str)}
     names = (names - {features.PAYLOAD}) | set(FEATURES)
