@@ -17,7 +17,7 @@ from bench.limits import bare_request_us, full_commits
 from bench.processes import Process, daemon, folder
 from swarmd.client import Client, array, open_client, task
 
-BOTS = 16
+BOTS = (16, 64)
 TASKS = 3_000
 LONE_TASKS = 500  # with one bot: nothing shares a commit
 STARTS = 40
@@ -42,9 +42,11 @@ def main() -> None:
         bare, raw = bare_request_us(place), full_commits(place)
         with daemon(place) as (server, url):
             lone = trio.run(_measure, place, server, url, 1, LONE_TASKS)
-        (place / "swarmd.db").unlink()
-        with daemon(place) as (server, url):
-            many = trio.run(_measure, place, server, url, BOTS, TASKS)
+        many = {}
+        for bots in BOTS:
+            (place / "swarmd.db").unlink()
+            with daemon(place) as (server, url):
+                many[f"{bots} bots"] = trio.run(_measure, place, server, url, bots, TASKS)
         for hold_s in (0.0, 30.0):
             (place / "swarmd.db").unlink(missing_ok=True)
             config = place / f"hold-{hold_s:g}.toml"
@@ -54,7 +56,7 @@ def main() -> None:
             p50, p99 = statistics.median(starts), starts[int(0.99 * len(starts)) - 1]
             how = f"poll held up to {hold_s:g} s" if hold_s else "poll every 1 s"
             print(f"swarming: submit to first update, {how}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
-    for name, (rate, cpu_us) in (("1 bot", lone), (f"{BOTS} bots", many)):
+    for name, (rate, cpu_us) in {"1 bot": lone, **many}.items():
         print(
             f"swarming: {name}: {rate:,.0f} tasks/s, server CPU {cpu_us:.0f} µs a task (poll, first and last update);"
         )
