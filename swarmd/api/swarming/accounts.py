@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct
 
 from swarmd.api.calls import Call, Reply
-from swarmd.api.guard import Denied
 from swarmd.api.swarming import wire
 from swarmd.api.swarming.context import Context, check_id, reply
 from swarmd.api.swarming.id_keys import ALGORITHM, IdKeys
@@ -79,7 +78,7 @@ class AccountHandlers:
     # ------------------------------------------------------------- what is asked
 
     async def _asked(self, call: Call, which: Which) -> _Asked:
-        """Raises `Refused` for what is final for the task, and `Denied` as every call with a session does."""
+        """Raises `Refused` for what is final for the task, and `Denied` as every call with a session."""
         body: wire.TokenCall = call.body
         token = await self._context.session(call, body.session)
         check_id(token, body.id)
@@ -151,9 +150,11 @@ class AccountHandlers:
         )
         command, wall = self._context.config.token_command, self._daemon.clock.wall
         made = await self._command.mint(command, asked.which, wanted, wall)
-        if isinstance(made, str):
-            raise Denied(
-                403, "token_denied", f"account {asked.account}: {made}", "see the program that mints tokens"
+        if isinstance(
+            made, str
+        ):  # 400: the one status whose text a bot hands on to the task, as a final answer
+            raise Refused(
+                "token_denied", f"account {asked.account}: {made}", "see the program that mints tokens"
             )
         return made
 

@@ -1,6 +1,6 @@
 """The operator's program that mints tokens: what it is told, what it may answer, and that nothing of it stays behind.
 
-Real processes, so the real clock; where a limit must pass, a clock that stands still until it is moved.
+Real processes, and a clock that stands still until it is moved: however slow the machine is, no limit passes by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.api.swarming.token_bots import DAEMON_TOKEN, TokenBot, bearer, token_
 from tests.api.wire import send
 
 SECRET = "ya29.a-secret-of-another-service"
-PATIENCE_S = 30.0  # of the real clock, for a process to come or go
+PATIENCE_S = 300.0  # of the real clock, for a process to come or go
 GOOD = f"""
     which = "id_token" if told["audience"] else "access_token"
     print(json.dumps({{which: "{SECRET}", "expiry": {WALL + 1_800.5}}}))
@@ -39,11 +39,6 @@ def program(folder: Path, *code: str) -> list[str]:
     begin = "import json, os, signal, subprocess, sys, time\ntold = json.load(sys.stdin)"
     path.write_text("\n".join([begin, *map(textwrap.dedent, code)]))
     return [sys.executable, "-I", str(path)]
-
-
-def daemon(**how):
-    """Its wall clock stands still: the real clock's moments are not those of the tokens here."""
-    return running(wall=lambda: WALL, **how)
 
 
 def lab(command: list[str], **more) -> Config:
@@ -70,11 +65,11 @@ def is_alive(pid: int) -> bool:
 # --------------------------------------------------------------------- what it is told and answers
 
 
-async def test_it_is_told_who_asks_for_what_and_its_token_is_handed_on(tmp_path):
+async def test_it_is_told_who_asks_for_what_and_its_token_is_handed_on(mock_clock, tmp_path):
     command = program(
         tmp_path, f"open({str(tmp_path / 'told')!r}, 'a').write(json.dumps(told) + '\\n')", GOOD
     )
-    async with daemon(config=lab(command)) as world:
+    async with running(config=lab(command)) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         oauth = await bot.token(scopes=["b", "a"])
@@ -96,9 +91,9 @@ async def test_it_is_told_who_asks_for_what_and_its_token_is_handed_on(tmp_path)
         )
 
 
-async def test_its_token_opens_nothing_here(tmp_path):
+async def test_its_token_opens_nothing_here(mock_clock, tmp_path):
     own = {"token_file": token_file(tmp_path / "own"), "trust_loopback": False}
-    async with daemon(tcp=True, config=lab(program(tmp_path, GOOD), **own)) as world:
+    async with running(tcp=True, config=lab(program(tmp_path, GOOD), **own)) as world:
         async with open_client(world.url, DAEMON_TOKEN) as owner:
             await owner.submit([task(argv=["true"])])
         bot = await working(world, headers=bearer(DAEMON_TOKEN))
@@ -106,11 +101,11 @@ async def test_its_token_opens_nothing_here(tmp_path):
         assert (await send(world.url, "GET", "/api/v1/tasks", headers=bearer(given))).status == 401
 
 
-async def test_it_runs_for_none_but_what_may_have_a_token(tmp_path):
+async def test_it_runs_for_none_but_what_may_have_a_token(mock_clock, tmp_path):
     mark = tmp_path / "ran"
     command = program(tmp_path, f"open({str(mark)!r}, 'w')")
     config = Config(swarming=SwarmingConfig(system_account="bot", token_command=command))
-    async with daemon(config=config) as world:
+    async with running(config=config) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         for kind in ("oauth", "id"):
@@ -122,13 +117,13 @@ async def test_it_runs_for_none_but_what_may_have_a_token(tmp_path):
         assert not mark.exists()
 
 
-async def test_it_sees_only_the_listed_variables(tmp_path, monkeypatch):
+async def test_it_sees_only_the_listed_variables(mock_clock, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     monkeypatch.setenv("SWARMD_OWN_SECRET", "s")
     monkeypatch.setenv("LANG", "C.UTF-8")
     out = tmp_path / "env"
     command = program(tmp_path, f"open({str(out)!r}, 'w').write(json.dumps(dict(os.environ)))", GOOD)
-    async with daemon(config=lab(command)) as world:
+    async with running(config=lab(command)) as world:
         await world.client.submit([task(argv=["true"])])
         assert (await (await working(world)).token()).status == 200
         seen = json.loads(out.read_text())
@@ -137,34 +132,34 @@ async def test_it_sees_only_the_listed_variables(tmp_path, monkeypatch):
         )  # LC_CTYPE: Python's own
 
 
-async def test_no_shell_looks_at_its_words(tmp_path):
+async def test_no_shell_looks_at_its_words(mock_clock, tmp_path):
     command = [*program(tmp_path, f"open({str(tmp_path / 'argv')!r}, 'w').write(json.dumps(sys.argv[1:]))", GOOD),
                "$(id)", "a; b", "*", ""]  # fmt: skip
-    async with daemon(config=lab(command)) as world:
+    async with running(config=lab(command)) as world:
         await world.client.submit([task(argv=["true"])])
         assert (await (await working(world)).token()).status == 200
         assert json.loads((tmp_path / "argv").read_text()) == ["$(id)", "a; b", "*", ""]
 
 
-async def test_it_need_not_read_what_it_is_told(tmp_path):
+async def test_it_need_not_read_what_it_is_told(mock_clock, tmp_path):
     script = tmp_path / "blind"
     script.write_text(
         f'#!/bin/sh\nexec <&-\nprintf \'%s\' \'{{"access_token":"{SECRET}","expiry":{WALL + 900}}}\'\n'
     )
     script.chmod(0o755)
-    async with daemon(config=lab([str(script)])) as world:
+    async with running(config=lab([str(script)])) as world:
         await world.client.submit([task(argv=["true"])])
         assert (await (await working(world)).token(scopes=["x" * 1_900])).json()["access_token"] == SECRET
 
 
-async def test_it_may_refuse_for_good(tmp_path):
+async def test_it_may_refuse_for_good(mock_clock, tmp_path):
     command = program(tmp_path, "print(json.dumps({'error': 'scope cloud is not for tests\\n'}))")
-    async with daemon(config=lab(command)) as world:
+    async with running(config=lab(command)) as world:
         [id] = await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         for kind in ("oauth", "id"):
             answer = await bot.token(kind)
-            assert (answer.status, answer.error.code) == (403, "token_denied")
+            assert (answer.status, answer.error.code) == (400, "token_denied")
             assert answer.json()["error"].startswith("account ci@lab: scope cloud is not for tests")
         assert not [e async for e in world.client.task_events(id) if e.kind == "task.token"]
 
@@ -206,9 +201,9 @@ BAD = {  # what the program does, and the reason in the log
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_program_that_fails_lets_the_task_ask_again_later(name, tmp_path, caplog):
+async def test_a_program_that_fails_lets_the_task_ask_again_later(mock_clock, name, tmp_path, caplog):
     code, reason = BAD[name]
-    async with daemon(config=lab(program(tmp_path, code))) as world:
+    async with running(config=lab(program(tmp_path, code))) as world:
         [id] = await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         with caplog.at_level(logging.DEBUG):
@@ -225,8 +220,8 @@ async def test_a_program_that_fails_lets_the_task_ask_again_later(name, tmp_path
 @pytest.mark.parametrize(
     "command", [["/nonexistent/mint"], ["swarmd-no-such-program"], ["/"], ["/bin/echo", "\0"]]
 )
-async def test_a_program_that_cannot_be_started(command, caplog):
-    async with daemon(config=lab(command)) as world:
+async def test_a_program_that_cannot_be_started(mock_clock, command, caplog):
+    async with running(config=lab(command)) as world:
         await world.client.submit([task(argv=["true"])])
         answer = await (await working(world)).token()
         assert answer.status == 503
@@ -247,7 +242,7 @@ async def test_one_that_takes_too_long_is_ended_with_all_that_it_started(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
     """
-    async with daemon(config=lab(program(tmp_path, code))) as world:
+    async with running(config=lab(program(tmp_path, code))) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         async with trio.open_nursery() as nursery:
@@ -279,7 +274,7 @@ async def test_one_that_left_a_child_with_its_output_is_ended_after_its_time(tmp
         open({str(pid)!r} + ".new", "w").write(str(child.pid))
         os.rename({str(pid)!r} + ".new", {str(pid)!r})
     """
-    async with daemon(config=lab(program(tmp_path, code))) as world:
+    async with running(config=lab(program(tmp_path, code))) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         async with trio.open_nursery() as nursery:
@@ -289,14 +284,14 @@ async def test_one_that_left_a_child_with_its_output_is_ended_after_its_time(tmp
             await until(lambda: not is_alive(int(pid.read_text())))
 
 
-async def test_a_bot_that_goes_away_takes_the_program_with_it(tmp_path):
+async def test_a_bot_that_goes_away_takes_the_program_with_it(mock_clock, tmp_path):
     pid = tmp_path / "pid"
     code = f"""
         open({str(pid)!r} + ".new", "w").write(str(os.getpid()))
         os.rename({str(pid)!r} + ".new", {str(pid)!r})
         time.sleep(600)
     """
-    async with daemon(config=lab(program(tmp_path, code))) as world:
+    async with running(config=lab(program(tmp_path, code))) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         async with trio.open_nursery() as nursery:
@@ -306,14 +301,14 @@ async def test_a_bot_that_goes_away_takes_the_program_with_it(tmp_path):
         await until(lambda: not is_alive(int(pid.read_text())))
 
 
-async def test_a_task_that_ended_meanwhile_gets_no_token(tmp_path):
+async def test_a_task_that_ended_meanwhile_gets_no_token(mock_clock, tmp_path):
     go, begun = tmp_path / "go", tmp_path / "begun"
     code = f"""
         open({str(begun)!r}, "w")
         while not os.path.exists({str(go)!r}):
             time.sleep(0.01)
     """
-    async with daemon(config=lab(program(tmp_path, code, GOOD))) as world:
+    async with running(config=lab(program(tmp_path, code, GOOD))) as world:
         [id] = await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         answers = []
@@ -338,7 +333,7 @@ async def test_so_many_run_at_once_and_the_next_one_is_put_off(tmp_path, mock_cl
         while not os.path.exists({str(tmp_path / "go")!r}):
             time.sleep(0.01)
     """
-    async with daemon(config=lab(program(tmp_path, code, GOOD))) as world:
+    async with running(config=lab(program(tmp_path, code, GOOD))) as world:
         bots = []
         for number in range(AT_ONCE + 1):
             await world.client.submit([task(argv=["true"])])
@@ -366,10 +361,10 @@ async def test_so_many_run_at_once_and_the_next_one_is_put_off(tmp_path, mock_cl
             assert answers[-1].status == 200, "there is a place again"
 
 
-async def test_a_failed_one_gives_its_place_back(tmp_path):
+async def test_a_failed_one_gives_its_place_back(mock_clock, tmp_path):
     flag = tmp_path / "well"
     code = f"if not os.path.exists({str(flag)!r}): sys.exit(1)"
-    async with daemon(config=lab(program(tmp_path, code, GOOD))) as world:
+    async with running(config=lab(program(tmp_path, code, GOOD))) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         for _ in range(AT_ONCE + 1):
@@ -378,8 +373,8 @@ async def test_a_failed_one_gives_its_place_back(tmp_path):
         assert (await bot.token()).status == 200
 
 
-async def test_no_descriptor_stays_open(tmp_path):
-    async with daemon(config=lab(program(tmp_path, GOOD))) as world:
+async def test_no_descriptor_stays_open(mock_clock, tmp_path):
+    async with running(config=lab(program(tmp_path, GOOD))) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         await bot.token()
@@ -390,7 +385,7 @@ async def test_no_descriptor_stays_open(tmp_path):
 
 
 async def test_a_virtual_clock_stands_still_while_it_runs(autojump_clock, tmp_path):
-    async with daemon(config=lab(program(tmp_path, "time.sleep(0.2)", GOOD))) as world:
+    async with running(config=lab(program(tmp_path, "time.sleep(0.2)", GOOD))) as world:
         await world.client.submit([task(argv=["true"])])
         bot = await working(world)
         began = trio.current_time()
