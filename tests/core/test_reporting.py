@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarmd.core.errors import Unknown
-from swarmd.core.model import AttemptState, TaskState
+from swarmd.core.model import AttemptState, Share, TaskState
 
 from .builders import OK, World
 
@@ -276,3 +276,28 @@ def test_output_goes_on_where_it_was_after_a_restart() -> None:
     stream = loaded.streams["out"]
     assert (stream.end, stream.dropped, loaded.merged_end) == (4, 2, 4)
     assert world.engine.report_output(world.now, loaded, "out", 0, b"abcdef") == 4
+
+
+def test_what_an_attempt_tells_stands_in_the_history_of_all_who_share_it() -> None:
+    world = World()
+    first = world.submit(sameness="k", share=Share.JOIN)
+    world.look_up()
+    bot = world.bot()
+    attempt = bot.take()
+
+    def told() -> list[object]:
+        world.engine.take_changes()
+        world.engine.attempt_tells(world.now, attempt, "task.said", "hello")
+        events = world.engine.take_changes().events
+        assert {(e.kind, e.attempt, e.bot) for e in events} == {("task.said", attempt.id, bot.it.id)}
+        assert all(e.detail == {"message": "hello"} for e in events)
+        return [e.op for e in events]
+
+    assert told() == [first]
+    second = world.submit(sameness="k", share=Share.JOIN)
+    assert told() == [first, second]
+    world.cancel(first)
+    assert told() == [second]
+    bot.finish(attempt)
+    with pytest.raises(AssertionError):
+        told()
