@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -407,3 +412,43 @@ async def test_the_history_of_a_task_says_which_tokens_it_was_given(autojump_clo
         assert {e["bot"] for e in told} == {"b1"} and all(e["attempt"] for e in told)
         for secret in (given["access_token"], proof["id_token"]):
             assert secret.encode() not in answer.body
+
+
+# --------------------------------------------------------------------- the document
+
+
+def test_the_lines_of_the_document_ask_as_a_bot_s_own_server_expects(tmp_path, monkeypatch):
+    asked = []
+
+    class BotsOwn(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            body = json.dumps({"access_token": "a", "id_token": "i", "expiry": 1}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    text = (Path(__file__).parents[3] / "docs" / "swarming.md").read_text()
+    [code] = [c for c in re.findall(r"```python\n(.+?)```", text, re.S) if "LuciLocalAuthService" in c]
+    with HTTPServer(("127.0.0.1", 0), BotsOwn) as server:
+        context = tmp_path / "context"
+        context.write_text(json.dumps({"local_auth": {"rpc_port": server.server_port, "secret": "s"}}))
+        monkeypatch.setenv("LUCI_CONTEXT", str(context))
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            space: dict = {}
+            exec(compile(code, "docs/swarming.md", "exec"), space)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (space["access"], space["proof"]) == ("a", "i")
+    prefix, both = "/rpc/LuciLocalAuthService", {"account_id": "task", "secret": "s"}
+    assert asked == [
+        (f"{prefix}.GetOAuthToken", {**both, "scopes": ["tasks"]}),
+        (f"{prefix}.GetIDToken", {**both, "audience": "https://service.example"}),
+    ]

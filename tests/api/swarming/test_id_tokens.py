@@ -31,7 +31,7 @@ HOUR, DAY = 3_600.0, 86_400.0
 
 def look(token: str, issuer: str, audience: str, options: dict) -> dict:
     """What a service does that knows the issuer and PyJWT, and nothing else."""
-    with urllib.request.urlopen(f"{issuer}/.well-known/openid-configuration", timeout=30) as answer:
+    with urllib.request.urlopen(f"{issuer}/.well-known/openid-configuration", timeout=300) as answer:
         found = json.load(answer)
     assert found["issuer"] == issuer
     key = jwt.PyJWKClient(found["jwks_uri"]).get_signing_key_from_jwt(token)
