@@ -120,9 +120,7 @@ class Matching:
 
     def __init__(self) -> None:
         self.sets: dict[Requirements, RequirementSet] = {}
-        self.unused: dict[
-            Requirements, RequirementSet
-        ] = {}  # those without users, at most KEPT, oldest first
+        self.unused: dict[Requirements, RequirementSet] = {}  # without users, at most KEPT, oldest first
         self.sets_by_pivot: dict[str, set[RequirementSet]] = {}
         self.bots_by_value: dict[str, dict[BotId, Bot]] = {}
 
