@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -31,6 +32,7 @@ T = TypeVar("T")
 Durability = Literal["power", "process"]
 
 APPLICATION_ID = 0x73776D64  # "swmd"
+NEW = ".new"  # behind the name of a file that is being made
 READERS = 2
 PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4000  # 16 MiB of WAL: two blob transactions; one database fsync per that much
@@ -321,20 +323,47 @@ def _inspect(path: Path, migrations: Lists) -> bool:
 
 
 def _create(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    conn = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None)
+    """Makes an empty database, which is there as a whole or not at all.
+
+    Under another name: the first transaction of a file goes through a rollback journal, and if the power fails in it,
+    SQLite takes the file back to nothing when it is opened next, with the mark by which we know it as ours.
+    """
+    made = path.with_name(path.name + NEW)
+    parts = [made, *(made.with_name(made.name + side) for side in ("-journal", "-wal", "-shm"))]
+    for part in parts:
+        part.unlink(missing_ok=True)  # of a start in which the power failed
     try:
-        conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        conn.execute(
-            f"PRAGMA application_id = {APPLICATION_ID}"
-        )  # the first commit: before it the file is empty
-    finally:
-        conn.close()
+        os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        _keep_rights(path, made)
+        conn = sqlite3.connect(f"{made.as_uri()}?mode=rw", uri=True, isolation_level=None)
+        try:
+            conn.execute("PRAGMA synchronous = FULL")
+            conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            conn.execute("PRAGMA journal_mode = WAL").fetchone()
+        finally:
+            conn.close()
+        os.replace(made, path)
+    except BaseException:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _keep_rights(path: Path, made: Path) -> None:
+    """An empty file that somebody made at `path` gives its mode and owner to the one that takes its place."""
+    try:
+        was = path.stat()
+    except FileNotFoundError:
+        return
+    made.chmod(stat.S_IMODE(was.st_mode))
+    with suppress(PermissionError):
+        os.chown(made, was.st_uid, was.st_gid)
 
 
 def _set_up_writer(conn: sqlite3.Connection, *, path: Path, durability: Durability) -> None:

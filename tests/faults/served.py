@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import trio
 
 from swarmd.client import Client, open_client
 
-READY_S = 20.0
+PROGRAM = ("-m", "swarmd")
 END_S = 20.0
 
 
@@ -25,13 +25,20 @@ class Served:
     With `log`, standard error goes to that file: a daemon that has much to say does not wait for a reader.
     """
 
-    def __init__(self, path: Path, *, log: Path | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *options: str,
+        program: Sequence[str] = PROGRAM,
+        log: Path | None = None,
+        **environment: str,
+    ) -> None:
         self.path = path
         env = {name: value for name, value in os.environ.items() if not name.startswith("SWARMD_")}
-        command = [sys.executable, "-m", "swarmd", "serve", "--db", str(path)]
+        command = [sys.executable, *program, "serve", "--db", str(path)]
         with open(log, "ab") if log else nullcontext(subprocess.PIPE) as errors:
             self.process = subprocess.Popen(
-                [*command, "--listen", "127.0.0.1:0", "--log-level", "error"],
+                [*command, "--listen", "127.0.0.1:0", "--log-level", "error", *options],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
                 env={**env, **environment},
             )  # fmt: skip
@@ -57,9 +64,15 @@ class Served:
 
 
 @contextmanager
-def served(path: Path, *, log: Path | None = None, **environment: str) -> Iterator[Served]:
+def served(
+    path: Path,
+    *options: str,
+    program: Sequence[str] = PROGRAM,
+    log: Path | None = None,
+    **environment: str,
+) -> Iterator[Served]:
     """A daemon that is ready; ended when the block is left."""
-    daemon = Served(path, log=log, **environment)
+    daemon = Served(path, *options, program=program, log=log, **environment)
     try:
         assert daemon.url, daemon.ended()
         yield daemon

@@ -1,5 +1,6 @@
 """The backend: both kinds pass the same tests; what only a file can do comes after."""
 
+import errno
 import math
 import os
 import sqlite3
@@ -200,11 +201,32 @@ async def test_a_new_file_is_private_and_alone_after_close(tmp_path, loop):
     await again.close()
 
 
-async def test_an_empty_file_is_a_new_one(tmp_path, loop):
+async def test_an_empty_file_is_a_new_one_and_keeps_its_mode(tmp_path, loop):
     (tmp_path / "a.db").touch()
+    (tmp_path / "a.db").chmod(0o640)
     backend = await open_backend(tmp_path / "a.db", migrations=TABLE)
     await backend.transact(insert("x"))
     await backend.close()
+    assert stat.S_IMODE((tmp_path / "a.db").stat().st_mode) == 0o640
+
+
+async def test_what_a_cut_off_start_left_is_removed(tmp_path, loop):
+    (tmp_path / "a.db.new").write_bytes(b"half a page")
+    (tmp_path / "a.db.new-journal").write_bytes(b"half a journal")
+    backend = await open_backend(tmp_path / "a.db", migrations=TABLE)
+    await backend.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db", "a.db.lock"]
+
+
+async def test_a_file_that_cannot_be_made_leaves_nothing(tmp_path, loop, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreError) as caught:
+        await open_backend(tmp_path / "a.db", migrations=TABLE)
+    assert caught.value.code == "not_writable"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.db.lock"]
 
 
 async def test_a_second_opening_is_refused_also_through_a_link(file, tmp_path):
