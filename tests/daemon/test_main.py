@@ -19,6 +19,8 @@ from swarmd.cli import main
 from swarmd.client import open_client, task
 from swarmd.config import read_file
 from swarmd.store.check import check_file
+from swarmd.testing.bots import NativeBot
+from tests.api.wire import connect, head, send
 from tests.daemon.test_daemon import rows
 
 PATIENCE_S = 30.0
@@ -83,6 +85,53 @@ async def test_a_stop_changes_nothing_in_the_file(tmp_path):
         process.terminate()
         assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
     assert rows(tmp_path / "swarmd.db") == before
+
+
+async def test_a_stop_answers_a_held_call_and_ends_a_stream_in_order(tmp_path):
+    with serving(tmp_path) as (process, url):
+        async with open_client(url, patience_s=0) as client, await connect(url) as stream:
+            bot = NativeBot(client, "b1")
+            await bot.open()
+            await stream.send_all(head("GET", "/api/v1/events/stream?after=0000000000001", []))
+            streamed = b""
+            while b"event: bot.connected" not in streamed:
+                streamed += await stream.receive_some(65536)
+            answers = []
+
+            async def hold() -> None:
+                answers.append(await bot.take(1, wait_s=50.0))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hold)
+                with trio.fail_after(PATIENCE_S):
+                    while b"swarmd_held_calls 1.0" not in (await send(url, "GET", "/metrics")).body:
+                        await trio.sleep(0.02)
+                assert not answers
+                process.terminate()
+            assert answers == [[]]
+            while data := await stream.receive_some(65536):
+                streamed += data
+            assert streamed.endswith(b"\r\n0\r\n\r\n")  # the last chunk: it was ended, not cut off
+        assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
+
+
+def clock_of(path: Path) -> float:
+    """Engine time of the last commit."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as conn:
+        return conn.execute("SELECT now FROM clock").fetchone()[0]
+
+
+async def test_a_stop_waits_until_its_moment_is_in_the_file(tmp_path):
+    """Else the quiet time before it would count as time that the daemon was down."""
+    quiet_s = 1.0
+    with serving(tmp_path) as (process, url):
+        async with open_client(url) as client:
+            await client.submit([task(argv=["x"])])
+        before = clock_of(tmp_path / "swarmd.db")
+        await trio.sleep(quiet_s)
+        process.terminate()
+        assert await trio.to_thread.run_sync(process.wait, PATIENCE_S) == 0
+    assert clock_of(tmp_path / "swarmd.db") >= before + quiet_s
 
 
 async def test_sighup_reads_the_token_and_the_networks_anew(tmp_path):

@@ -3,12 +3,14 @@
  * FAULT_FILE    how the path of the file ends, such as ".db-wal"
  * FAULT_CALL    "sync" (fsync, fdatasync) or "write" (pwrite)
  * FAULT_AT      which call, from 1 on; every later one as well
- * FAULT_DO      "kill": the process ends there; "tear": half of the write, then it ends; "EIO", "EROFS": it fails
+ * FAULT_DO      "kill": the process ends there; "tear": half of the write, then it ends; "EIO", "EROFS": it fails;
+ *               "slow": a sync takes a second longer, and the file FAULT_ARMED.now is made when it begins
  * FAULT_ARMED   a path; nothing is counted before a file is there
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,18 +48,30 @@ static int fail(void) {
     return -1;
 }
 
+static int sync_of(int fd, int (*real)(int)) {
+    if (!due(fd, "sync"))
+        return real(fd);
+    if (strcmp(getenv("FAULT_DO"), "slow"))
+        return fail();
+    char path[4096];
+    snprintf(path, sizeof path, "%s.now", getenv("FAULT_ARMED"));
+    close(open(path, O_WRONLY | O_CREAT, 0600));
+    usleep(1000000);
+    return real(fd);
+}
+
 int fsync(int fd) {
     static int (*real)(int);
     if (!real)
         real = dlsym(RTLD_NEXT, "fsync");
-    return due(fd, "sync") ? fail() : real(fd);
+    return sync_of(fd, real);
 }
 
 int fdatasync(int fd) {
     static int (*real)(int);
     if (!real)
         real = dlsym(RTLD_NEXT, "fdatasync");
-    return due(fd, "sync") ? fail() : real(fd);
+    return sync_of(fd, real);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {

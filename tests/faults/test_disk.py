@@ -6,12 +6,15 @@ import os
 import random
 import resource
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -201,6 +204,29 @@ def test_a_failing_disk_stops_the_daemon_and_nothing_acknowledged_is_lost(shim, 
         errors
     )
     check_acknowledged(path, sorted({*before, *after}, key=lambda r: int(r[1:])))  # type: ignore[misc]
+
+
+def test_a_stop_waits_for_what_was_not_committed_yet(shim, path, tmp_path):
+    """A commit is under way when the stop comes; the moment of the stop goes into the next one."""
+    with served(path, **faulty(shim, tmp_path, "sync", ".db-wal", 1, "slow")) as daemon:
+        place = urlsplit(daemon.url)
+        (tmp_path / "armed").touch()
+        body = b'{"tasks": [{"noop": true}]}'
+        with socket.create_connection((place.hostname, place.port)) as sock:  # who asked does not wait for it
+            sock.sendall(
+                b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            end = time.monotonic() + 20
+            while not (tmp_path / "armed.now").exists():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        time.sleep(0.2)  # of the second that the commit takes; it makes the two moments different
+        daemon.process.terminate()
+        assert daemon.ended()[0] == 0
+    with closing(sqlite3.connect(path)) as conn:
+        created, noted = conn.execute("SELECT created_wall, wall FROM ops, clock").fetchone()
+    assert noted >= created + 0.2
 
 
 @pytest.mark.parametrize(
