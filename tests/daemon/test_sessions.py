@@ -28,6 +28,25 @@ async def test_the_same_seq_again_gets_the_same_answer(autojump_clock, tmp_path)
         assert (await world.client.counts()).tasks == {"BLOCKED": 0, "PENDING": 3, "RUNNING": 0}
 
 
+async def test_the_same_seq_again_gets_the_same_answer_whatever_has_happened_since(autojump_clock, tmp_path):
+    """It is kept, not made anew: what has come since belongs to the next answer, and a repeat is not held."""
+    async with running(tmp_path / "swarmd.db") as world:
+        bot = NativeBot(world.client, slots=2)
+        await bot.open()
+        request = bot.request(2, wait_s=50.0)
+        first = await world.client.sync(bot.session, request)
+        assert first.offers == []
+        [id] = await world.client.submit([task(argv=["x"])])
+        before = trio.current_time()
+        assert await world.client.sync(bot.session, request) == first
+        await world.client.order_bot("b1", BotOrderRequest(drain=True))
+        assert await world.client.sync(bot.session, request) == first
+        assert trio.current_time() == before
+        await world.client.order_bot("b1", BotOrderRequest(drain=False))
+        bot.took(request, first)
+        assert [offer.task for offer in await bot.take(2)] == [id]
+
+
 async def test_an_offer_is_the_same_when_its_answer_was_lost_in_a_restart(autojump_clock, tmp_path):
     path = tmp_path / "swarmd.db"
     async with running(path) as world:
