@@ -12,7 +12,7 @@ from swarmd.api.native.routes import ROUTES
 from swarmd.api.openapi import document
 from swarmd.core.ids import MAX_ID, from_text, to_text
 from swarmd.testing.harness import running
-from tests.api.wire import send
+from tests.api.wire import connect, head, send
 from tests.api.worlds import small_world
 
 
@@ -158,3 +158,14 @@ async def test_a_bot_may_name_what_is_no_id_and_the_file_says_so(file, where, au
         sync = {"seq": 1, "wait_s": 0, **({} if where == "keeps" else {where: items[where]})}
         answer = await send(w.url, "POST", f"/api/v1/sessions/{opened.json()['session']}/sync", sync)
         assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("after", "last"), [("zzz", ""), ("zzz", to_text(1)), ("", "zzz"), (to_text(1), "zzz")]
+)
+async def test_each_place_to_go_on_from_is_looked_at(after, last, autojump_clock):
+    """With a good Last-Event-ID, any text was taken as `after`."""
+    headers = [("Last-Event-ID", last)] if last else []
+    async with running() as daemon, await connect(daemon.url) as stream:
+        await stream.send_all(head("GET", f"/api/v1/events/stream?after={after}", headers))
+        assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 404")

@@ -29,8 +29,9 @@ class EventHandlers:
 
     async def stream_events(self, call: Call) -> Reply:
         """Each event once, in order; after `Last-Event-ID` (or `after`), else from now on."""
-        text = call.headers.get("last-event-id", "") or call.query["after"]
-        after = id_of(text, "event") if text else await self.daemon.read(queries.last_event)
+        texts = (call.headers.get("last-event-id", ""), call.query["after"])
+        given = [id_of(text, "event") for text in texts if text]
+        after = given[0] if given else await self.daemon.read(queries.last_event)
         return Reply(content_type="text/event-stream", stream=self._stream(after))
 
     async def _stream(self, after: int) -> AsyncIterator[bytes]:
