@@ -9,4 +9,4 @@ from swarmd.daemon.daemon import Daemon
 
 async def open_app(daemon: Daemon) -> Edge:
     """Raises `ConfigError` for a token file, a bot's code or hooks that cannot be used."""
-    return Edge(daemon, (native.package(daemon), await swarming.package(daemon)))
+    return Edge(daemon, (native.package(daemon), *await swarming.packages(daemon)))

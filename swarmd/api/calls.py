@@ -29,6 +29,9 @@ class Caller(Struct, frozen=True):
     verbs: frozenset[Verb] = frozenset()
     prefix: str = ""
 
+    def may(self, verb: Verb) -> bool:
+        return verb is Verb.OPEN or self.trusted or verb in self.verbs
+
 
 class Call:
     """One request. `body` is decoded for routes with a request type; `chunks` streams the bytes of a raw body."""

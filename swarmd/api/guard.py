@@ -69,7 +69,7 @@ class Guard:
 
     def may(self, caller: Caller, verb: Verb, pool: str | None = None) -> None:
         """The one function that says whether a caller may act on a thing. Raises `Denied`."""
-        if verb is not Verb.OPEN and not caller.trusted and verb not in caller.verbs:
+        if not caller.may(verb):
             raise Denied(
                 401,
                 "token_needed",

@@ -12,7 +12,8 @@ from swarmd.api.edge import SECURITY_HEADERS
 from swarmd.api.native.routes import ROUTES
 from swarmd.api.openapi import document
 from swarmd.api.routes import Verb
-from swarmd.api.swarming.routes import ROUTES as SWARMING_ROUTES
+from swarmd.api.swarming.methods import ROUTES as CLIENT_ROUTES
+from swarmd.api.swarming.routes import ROUTES as BOT_ROUTES
 from swarmd.config import Config
 from swarmd.testing.bots import NativeBot
 from swarmd.testing.harness import running
@@ -20,7 +21,7 @@ from tests.api.wire import JSON, connect, head, read_answer, send
 from tests.api.worlds import DIGEST, NOBODY
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
-PATHS = sorted({route.path for route in (*ROUTES, *SWARMING_ROUTES)})
+PATHS = sorted({route.path for route in (*ROUTES, *BOT_ROUTES, *CLIENT_ROUTES)})
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 TOKEN = "correct-horse-battery-staple"
 SOME = {

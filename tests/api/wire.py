@@ -27,12 +27,24 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> ErrorBody:
-        """The error, in our form or in that of Swarming's bots; fails for any other body."""
+        """The error, in our form or in one of those of Swarming; fails for any other body."""
+        if "x-prpc-grpc-code" in self.headers:
+            return self._rpc_error()
         if self.headers["content-type"] == "application/json; charset=utf-8":
             told = msgspec.json.decode(self.body, type=SwarmingError, strict=True)
             return ErrorBody(code=told.code, message=told.error, remedy=told.error)
         assert self.headers["content-type"] == "application/json", self
         return msgspec.json.decode(self.body, type=ErrorAnswer, strict=True).error
+
+    def _rpc_error(self) -> ErrorBody:
+        """A code and a line of text: what is wrong, and what to do."""
+        assert self.headers["content-type"] == "text/plain; charset=utf-8", self
+        assert self.headers["x-content-type-options"] == "nosniff", self
+        assert 0 < int(self.headers["x-prpc-grpc-code"]) <= 16, self
+        text = self.body.decode()
+        assert text.endswith("\n") and len(text) > 1, self
+        message, _, remedy = text[:-1].rpartition("; ")
+        return ErrorBody(code=self.headers.get("x-swarmd-code", ""), message=message, remedy=remedy)
 
     def json(self):
         return msgspec.json.decode(self.body)

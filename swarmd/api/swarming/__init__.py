@@ -1,7 +1,8 @@
-"""LUCI Swarming: the API of its bots. Source: docs/swarming.md."""
+"""LUCI Swarming: the API of its bots, and that of its clients. Source: docs/swarming.md."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
 PREFIXES = ("/swarming/", "/bot_code", "/bootstrap", "/.well-known/")
 
 
-async def package(daemon: Daemon) -> Package:
+async def packages(daemon: Daemon) -> tuple[Package, Package]:
     """Raises `ConfigError` for bot code, groups or hooks that cannot be used."""
     from swarmd.api.problems import Package
+    from swarmd.api.swarming import methods
     from swarmd.api.swarming.accounts import AccountHandlers
     from swarmd.api.swarming.bootstrap import BootstrapHandlers
     from swarmd.api.swarming.bot_code import BotCode, CodeHandlers
@@ -24,6 +26,8 @@ async def package(daemon: Daemon) -> Package:
     from swarmd.api.swarming.errors import form
     from swarmd.api.swarming.groups import Groups
     from swarmd.api.swarming.id_keys import IdKeys
+    from swarmd.api.swarming.prpc import errors as prpc_errors
+    from swarmd.api.swarming.prpc.layer import Layer
     from swarmd.api.swarming.rbe import RbeHandlers
     from swarmd.api.swarming.routes import ROUTES
     from swarmd.api.swarming.tasks import TaskHandlers
@@ -59,6 +63,13 @@ async def package(daemon: Daemon) -> Package:
 
         return take
 
-    return Package(
+    def load() -> Iterable[object]:
+        from swarmd.api.swarming.services import parts  # brings protobuf: only who is called needs it
+
+        return parts(context, code)
+
+    calls = Layer(methods.METHODS, load)
+    bots = Package(
         "swarming", ROUTES, handlers, PREFIXES, form, prepare, context.lesser, bootstrap.check_ticket
     )
+    return bots, Package("prpc", methods.ROUTES, calls.handlers, methods.PREFIXES, prpc_errors.form)

@@ -1,0 +1,226 @@
+"""A method of a protobuf service as a route of the edge: reads the call, gives its handler a message, sends the answer.
+
+A handler is `async (call, request message) -> response message`. It may raise `RpcError`, or any error of the core,
+which the edge tells in this protocol's form. Handlers, messages and protobuf itself are loaded at the first call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import trio
+from msgspec import Struct
+
+from swarmd.api.calls import Call, Reply
+from swarmd.api.problems import Handler, TooLarge
+from swarmd.api.routes import MIB, Route, Verb
+from swarmd.api.swarming.prpc import negotiation
+from swarmd.api.swarming.prpc.bodies import GZIP_ABOVE, BadGzip, deflated, inflated
+from swarmd.api.swarming.prpc.errors import CODE_HEADER, Code, RpcError, error_reply
+from swarmd.api.swarming.prpc.negotiation import BadHeader, Encoding
+from swarmd.offthread import in_thread
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+MAX_BODY = 64 * MIB  # of a request, before and after decompression
+MAX_TEXT_BODY = MIB  # the parser of the text form takes a second for so much
+BIG = 256 << 10  # bytes above which a message is read or written off the trio thread
+MAX_BIG_AT_ONCE = 2
+
+RpcHandler = Callable[[Call, Any], Awaitable[Any]]
+T = TypeVar("T")
+
+
+class Method(Struct, frozen=True):
+    """A method that is served. Its handler is the attribute `new_task` for `NewTask`, of one of the loaded parts."""
+
+    service: str
+    name: str
+    verb: Verb
+    about: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.service}/{self.name}"
+
+    @property
+    def attribute(self) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", self.name).lower()
+
+    def route(self) -> Route:
+        return Route(
+            method="POST", path=f"/prpc/{self.key}", handler=self.key, about=self.about, verb=self.verb,
+            body_limit=MAX_BODY, raw_body=True, hot=True, produces=Encoding.BINARY.value,
+        )  # fmt: skip
+
+
+class Bound(NamedTuple):
+    request: type[Message]
+    answer: type[Message]
+    handler: RpcHandler
+
+
+class Wishes(NamedTuple):
+    """What the headers of a call ask for."""
+
+    body: Encoding
+    gzipped: bool
+    timeout_s: float
+    max_answer: float
+    takes_gzip: bool
+
+
+class Layer:
+    def __init__(self, methods: Iterable[Method], load: Callable[[], Iterable[object]]) -> None:
+        """`load` imports the services' descriptors, and gives the objects that have the handlers."""
+        self._methods = tuple(methods)
+        self._load = load
+        self._bound: dict[str, Bound] = {}
+        self._big = trio.CapacityLimiter(MAX_BIG_AT_ONCE)
+        self.handlers: dict[str, Handler] = {
+            method.key: partial(self._serve, method) for method in self._methods
+        }
+
+    def binding(self, method: Method) -> Bound:
+        """The types and the handler of a method."""
+        if not self._bound:
+            self._bound = self._bind(tuple(self._load()))
+        return self._bound[method.key]
+
+    def _bind(self, parts: tuple[object, ...]) -> dict[str, Bound]:
+        from google.protobuf import descriptor_pool, message_factory
+
+        found: dict[str, Bound] = {}
+        for method in self._methods:
+            service = descriptor_pool.Default().FindServiceByName(method.service)
+            known = service.methods_by_name[method.name]
+            owners = [part for part in parts if hasattr(part, method.attribute)]
+            assert len(owners) == 1, f"{method.key} has {len(owners)} owners"
+            request, answer = (
+                message_factory.GetMessageClass(t) for t in (known.input_type, known.output_type)
+            )
+            found[method.key] = Bound(request, answer, getattr(owners[0], method.attribute))
+        return found
+
+    # ------------------------------------------------------------- a call
+
+    async def _serve(self, method: Method, call: Call) -> Reply:
+        encoding = Encoding.BINARY
+        try:
+            encoding = _answer_encoding(call)
+            wishes = _wishes(call)
+            with trio.move_on_after(wishes.timeout_s) as scope:
+                return await self._answer(self.binding(method), call, wishes, encoding)
+            assert scope.cancelled_caught
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"not done within the {wishes.timeout_s:g} s of the call")
+        except RpcError as error:
+            return error_reply(error, encoding)
+
+    async def _answer(self, bound: Bound, call: Call, wishes: Wishes, encoding: Encoding) -> Reply:
+        request = await self._request(bound.request, call, wishes)
+        answer = await bound.handler(call, request)
+        assert isinstance(answer, bound.answer), f"{call.route.path} gave {type(answer).__name__}"
+        return await self._reply(answer, wishes, encoding)
+
+    async def _request(self, type: type[Message], call: Call, wishes: Wishes) -> Message:
+        from swarmd.api.swarming.prpc.codec import BadMessage, decoded
+
+        assert call.chunks is not None
+        limit = MAX_TEXT_BODY if wishes.body is Encoding.TEXT else MAX_BODY
+        parts, size = [], 0
+        async for chunk in call.chunks():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(limit)
+            parts.append(chunk)
+        data = b"".join(parts)
+        try:
+            if wishes.gzipped:
+                data = await in_thread(inflated, data, limit)
+            return await self._aside(len(data), decoded, type, data, wishes.body)
+        except (BadGzip, BadMessage) as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"could not decode body: {error}") from None
+
+    async def _reply(self, answer: Message, wishes: Wishes, encoding: Encoding) -> Reply:
+        from swarmd.api.swarming.prpc.codec import encoded
+
+        body = await self._aside(answer.ByteSize(), encoded, answer, encoding)
+        if len(body) > wishes.max_answer:
+            raise _too_big(len(body), int(wishes.max_answer))
+        headers = [(CODE_HEADER, b"0")]
+        if wishes.takes_gzip and len(body) > GZIP_ABOVE:
+            body = await self._aside(len(body), deflated, body)
+            headers.append((b"content-encoding", b"gzip"))
+        return Reply(body, content_type=encoding.value, headers=tuple(headers))
+
+    async def _aside(self, size: int, fn: Callable[..., T], *args: Any) -> T:
+        """`fn(*args)`; in a thread when it has much to do, so that everybody else is answered meanwhile."""
+        if size <= BIG:
+            return fn(*args)
+        async with self._big:
+            return await in_thread(fn, *args)
+
+
+def _answer_encoding(call: Call) -> Encoding:
+    try:
+        encoding = negotiation.answer_encoding(call.headers.get("accept", ""))
+    except BadHeader as error:
+        raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
+    if encoding is None:
+        given = call.headers["accept"][:80]
+        raise RpcError(Code.INVALID_ARGUMENT, f"Accept is {given!r}, expected {_known_types()}", status=406)
+    return encoding
+
+
+def _wishes(call: Call) -> Wishes:
+    headers = call.headers
+    content_type, coding = (
+        headers.get("content-type", ""),
+        headers.get("content-encoding", "").strip().lower(),
+    )
+    try:
+        body = negotiation.request_encoding(content_type)
+    except BadHeader:
+        body = None
+    if body is None:
+        raise RpcError(
+            Code.INVALID_ARGUMENT,
+            f"Content-Type is {content_type[:80]!r}, expected {_known_types()}",
+            status=415,
+        )
+    if coding not in ("", "identity", "gzip"):
+        raise RpcError(
+            Code.INVALID_ARGUMENT, f"Content-Encoding is {coding[:80]!r}, expected gzip or none", status=415
+        )
+    timeout, size = headers.get("x-prpc-grpc-timeout"), headers.get("x-prpc-max-response-size")
+    try:
+        return Wishes(
+            body,
+            coding == "gzip",
+            inf if timeout is None else negotiation.timeout_s(timeout),
+            inf if size is None else negotiation.max_answer_size(size),
+            negotiation.takes_gzip(headers.get("accept-encoding", "")),
+        )
+    except BadHeader as error:
+        raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
+
+
+def _known_types() -> str:
+    return " or ".join(f"{encoding.value!r}" for encoding in Encoding)
+
+
+def _too_big(size: int, limit: int) -> RpcError:
+    """UNAVAILABLE, because the protocol says so; a client that finds this detail does not repeat the call."""
+    from swarmd.api.swarming.proto import prpc_pb2
+
+    told = prpc_pb2.ResponseTooBig(response_size=size, response_limit=limit)
+    return RpcError(
+        Code.UNAVAILABLE,
+        f"the answer has {size} bytes, and the client takes {limit}",
+        [prpc_pb2.ErrorDetails(response_too_big=told)],
+    )

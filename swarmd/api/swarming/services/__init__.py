@@ -1,0 +1,16 @@
+"""What the methods of the client API do. Imported at the first call of one of them, with protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarmd.api.swarming.bot_code import BotCode
+from swarmd.api.swarming.context import Context
+from swarmd.api.swarming.methods import METHODS
+from swarmd.api.swarming.prpc.discovery import Discovery
+from swarmd.api.swarming.services.server import ServerMethods
+
+
+def parts(context: Context, code: BotCode) -> Iterable[object]:
+    """Each method of `METHODS` is an attribute of exactly one of these."""
+    return (ServerMethods(context, code), Discovery(METHODS))
