@@ -33,7 +33,7 @@ class ServerMethods:
     ) -> server_pb2.ClientPermissions:
         """In a lab nobody owns a bot, a task or a pool: who may do a thing may do it to all."""
         cancel, operate = call.caller.may(Verb.CHANGE), call.caller.may(Verb.OPERATE)
-        pools = self._pools(request.tags) if call.caller.may(Verb.READ) else []
+        pools = self._pools(request.tags)
         await self._context.daemon.tellable()
         return server_pb2.ClientPermissions(
             delete_bot=operate, delete_bots=operate, terminate_bot=operate, cancel_task=cancel, cancel_tasks=cancel,

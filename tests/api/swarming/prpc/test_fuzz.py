@@ -20,6 +20,10 @@ SEED = int(os.environ.get("SWARMD_FUZZ_SEED") or random.randrange(2**32))
 CALLS = int(os.environ.get("SWARMD_FUZZ_CALLS") or 400)
 GOOD_TYPES = [None, *(encoding.value for encoding in Encoding), "application/prpc", "*/*"]
 BAD_TYPES = ["text/html", "a/b;;", "application/prpc; encoding=xml", "/"]
+GOOD = [
+    (b"\x12\x01n", [BINARY]), (b"", []), (b'{"name": "n"}', [("Content-Type", "application/json")]),
+    (gzip.compress(b'name: "n"'), [("Content-Type", Encoding.TEXT.value), ("Content-Encoding", "gzip")]),
+]  # fmt: skip
 KEY = "swarming.v2.Tasks/NewTask"
 
 
@@ -96,7 +100,10 @@ async def test_whatever_is_sent_is_answered_with_the_right_code(monkeypatch, aut
 
         nursery.start_soon(behave)
         for _ in range(CALLS):
-            body, headers = odd_headers(dice, odd_body(dice))
+            if dice.random() < 0.25:  # good ones in between: bad ones must leave nothing behind
+                body, headers = dice.choice(GOOD)
+            else:
+                body, headers = odd_headers(dice, odd_body(dice))
             answer = await send(daemon.url, "POST", f"/prpc/{KEY}", body, headers)
             code = answer.headers["x-prpc-grpc-code"]
             seen[code] = seen.get(code, 0) + 1
@@ -108,7 +115,7 @@ async def test_whatever_is_sent_is_answered_with_the_right_code(monkeypatch, aut
             assert answer.status != 500
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
-    assert seen["0"] > CALLS / 20 and seen["3"] > CALLS / 4, seen
+    assert seen["0"] > CALLS / 10 and seen["3"] > CALLS / 4, seen
     assert noticed > CALLS / 4
 
 
