@@ -27,8 +27,11 @@ from swarmd.offthread import in_thread
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-MAX_BODY = 64 * MIB  # of a request, before and after decompression
-MAX_TEXT_BODY = MIB  # the parser of the text form takes a second for so much
+MAX_BODY = 64 * MIB  # what the protocol grants a request, before and after decompression
+# What all but the largest requests are far below. 60 MiB of empty strings, which are 60 KiB when compressed, would take
+# 3 GiB of memory and stop the daemon for ten seconds.
+USUAL_BODY = MIB
+MAX_TEXT_BODY = MIB  # its parser takes half a second for so much
 BIG = 256 << 10  # bytes above which a message is read or written off the trio thread
 MAX_BIG_AT_ONCE = 2
 
@@ -37,12 +40,16 @@ T = TypeVar("T")
 
 
 class Method(Struct, frozen=True):
-    """A method that is served. Its handler is the attribute `new_task` for `NewTask`, of one of the loaded parts."""
+    """A method that is served. Its handler is the attribute `new_task` for `NewTask`, of one of the loaded parts.
+
+    `limit`: bytes of a request, before and after decompression; at most `MAX_BODY`.
+    """
 
     service: str
     name: str
     verb: Verb
     about: str
+    limit: int = USUAL_BODY
 
     @property
     def key(self) -> str:
@@ -55,7 +62,7 @@ class Method(Struct, frozen=True):
     def route(self) -> Route:
         return Route(
             method="POST", path=f"/prpc/{self.key}", handler=self.key, about=self.about, verb=self.verb,
-            body_limit=MAX_BODY, raw_body=True, hot=True, produces=Encoding.BINARY.value,
+            body_limit=self.limit, raw_body=True, hot=True, produces=Encoding.BINARY.value,
         )  # fmt: skip
 
 
@@ -115,23 +122,24 @@ class Layer:
             encoding = _answer_encoding(call)
             wishes = _wishes(call)
             with trio.move_on_after(wishes.timeout_s) as scope:
-                return await self._answer(self.binding(method), call, wishes, encoding)
+                return await self._answer(method, call, wishes, encoding)
             assert scope.cancelled_caught
             raise RpcError(Code.DEADLINE_EXCEEDED, f"not done within the {wishes.timeout_s:g} s of the call")
         except RpcError as error:
             return error_reply(error, encoding)
 
-    async def _answer(self, bound: Bound, call: Call, wishes: Wishes, encoding: Encoding) -> Reply:
-        request = await self._request(bound.request, call, wishes)
+    async def _answer(self, method: Method, call: Call, wishes: Wishes, encoding: Encoding) -> Reply:
+        bound = self.binding(method)
+        limit = min(method.limit, MAX_TEXT_BODY) if wishes.body is Encoding.TEXT else method.limit
+        request = await self._request(bound.request, call, wishes, limit)
         answer = await bound.handler(call, request)
         assert isinstance(answer, bound.answer), f"{call.route.path} gave {type(answer).__name__}"
         return await self._reply(answer, wishes, encoding)
 
-    async def _request(self, type: type[Message], call: Call, wishes: Wishes) -> Message:
+    async def _request(self, type: type[Message], call: Call, wishes: Wishes, limit: int) -> Message:
         from swarmd.api.swarming.prpc.codec import BadMessage, decoded
 
         assert call.chunks is not None
-        limit = MAX_TEXT_BODY if wishes.body is Encoding.TEXT else MAX_BODY
         parts, size = [], 0
         async for chunk in call.chunks():
             size += len(chunk)

@@ -9,7 +9,7 @@ import pytest
 from swarmd.api.routes import Verb
 from swarmd.api.swarming import methods, services
 from swarmd.api.swarming.prpc.codec import JSON_PREFIX, decoded, encoded
-from swarmd.api.swarming.prpc.layer import Method
+from swarmd.api.swarming.prpc.layer import MAX_BODY, Method
 from swarmd.api.swarming.prpc.negotiation import Encoding
 from swarmd.testing.harness import running
 from tests.api.wire import Answer, send
@@ -56,7 +56,7 @@ def fault(answer: Answer, code: int, status: int) -> str:
 @asynccontextmanager
 async def serving(monkeypatch: pytest.MonkeyPatch, part: object, *names: str, **how):
     """A daemon whose methods of the service `Tasks` are those of `part`, called `names`."""
-    rows = tuple(Method(TASKS, name, Verb.READ, "For tests.") for name in names)
+    rows = tuple(Method(TASKS, name, Verb.READ, "For tests.", MAX_BODY) for name in names)
     monkeypatch.setattr(methods, "METHODS", rows)
     monkeypatch.setattr(methods, "ROUTES", tuple(row.route() for row in rows))
     monkeypatch.setattr(services, "parts", lambda context, code: (part,))

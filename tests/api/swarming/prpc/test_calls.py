@@ -11,11 +11,11 @@ import pytest
 import trio
 from google.protobuf import any_pb2
 
+from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.proto import prpc_pb2, server_pb2, tasks_pb2
-from swarmd.api.swarming.prpc import layer
 from swarmd.api.swarming.prpc.codec import encoded
 from swarmd.api.swarming.prpc.errors import STATUS, Code, RpcError
-from swarmd.api.swarming.prpc.layer import MAX_BODY, MAX_TEXT_BODY
+from swarmd.api.swarming.prpc.layer import MAX_BODY, MAX_TEXT_BODY, USUAL_BODY
 from swarmd.api.swarming.prpc.negotiation import Encoding
 from swarmd.core.errors import Busy, Conflict, NotYours, Refused, Unknown
 from swarmd.daemon.daemon import NoSpace, Stopping
@@ -219,22 +219,20 @@ async def test_a_large_request_is_read(monkeypatch, autojump_clock):
         assert echo.asked == [request, request]
 
 
-async def test_a_request_above_the_limit_is_refused_at_once(autojump_clock):
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.key)
+async def test_a_request_above_the_limit_of_its_method_is_refused_at_once(method, autojump_clock):
+    assert method.limit <= MAX_BODY
     async with running() as daemon:
-        answer = await call(daemon.url, DETAILS, b"x", BINARY, length=MAX_BODY + 1)
-        assert str(MAX_BODY) in fault(answer, 3, 413)
+        answer = await call(daemon.url, method.key, b"x", BINARY, length=method.limit + 1)
+        assert str(method.limit) in fault(answer, 3, 413)
 
 
-async def test_an_unannounced_request_above_the_limit_is_refused(monkeypatch, autojump_clock):
-    """The route's own limit is the daemon's; so that the test is quick, here a smaller one."""
-    echo = Echo()
-    monkeypatch.setattr(layer, "MAX_BODY", 100_000)
-    async with serving(monkeypatch, echo, "GetStdout") as daemon, await connect(daemon.url) as stream:
-        await stream.send_all(head("POST", path(STDOUT), [BINARY, ("Transfer-Encoding", "chunked")]))
-        for _ in range(11):
-            await stream.send_all(b"%x\r\n%b\r\n" % (10_000, b"x" * 10_000))
-        assert "100000" in fault(await read_answer(stream, "POST"), 3, 413)
-    assert echo.asked == []
+async def test_an_unannounced_request_above_the_limit_is_refused(autojump_clock):
+    async with running() as daemon, await connect(daemon.url) as stream:
+        await stream.send_all(head("POST", path(PERMISSIONS), [BINARY, ("Transfer-Encoding", "chunked")]))
+        for _ in range(USUAL_BODY // 65_536 + 1):
+            await stream.send_all(b"%x\r\n%b\r\n" % (65_536, b"x" * 65_536))
+        assert str(USUAL_BODY) in fault(await read_answer(stream, "POST"), 3, 413)
 
 
 BOMBS = {
@@ -244,19 +242,25 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-async def test_a_bomb_is_not_inflated_beyond_the_limit(name, autojump_clock):
-    async with running() as daemon:
-        answer = await call(daemon.url, PERMISSIONS, BOMBS[name], BINARY, GZIPPED)
+async def test_a_bomb_is_not_inflated_beyond_the_limit(name, monkeypatch, autojump_clock):
+    async with serving(monkeypatch, Echo(), "GetStdout") as daemon:
+        answer = await call(daemon.url, STDOUT, BOMBS[name], BINARY, GZIPPED)
         assert str(MAX_BODY) in fault(answer, 3, 413)
 
 
-async def test_text_is_taken_up_to_a_limit_of_its_own(autojump_clock):
-    """Its parser is slow."""
+async def test_a_bomb_is_not_inflated_beyond_the_limit_of_its_method(autojump_clock):
     async with running() as daemon:
+        answer = await call(daemon.url, PERMISSIONS, BOMBS["zeros"], BINARY, GZIPPED)
+        assert str(USUAL_BODY) in fault(answer, 3, 413)
+
+
+async def test_text_is_taken_up_to_a_limit_of_its_own(monkeypatch, autojump_clock):
+    """Its parser is slow."""
+    async with serving(monkeypatch, Echo(), "GetStdout") as daemon:
         long = b"# " + b"x" * MAX_TEXT_BODY
         kind = ("Content-Type", Encoding.TEXT.value)
-        assert str(MAX_TEXT_BODY) in fault(await call(daemon.url, DETAILS, long, kind), 3, 413)
-        zipped = await call(daemon.url, DETAILS, gzip.compress(long), kind, GZIPPED)
+        assert str(MAX_TEXT_BODY) in fault(await call(daemon.url, STDOUT, long, kind), 3, 413)
+        zipped = await call(daemon.url, STDOUT, gzip.compress(long), kind, GZIPPED)
         assert str(MAX_TEXT_BODY) in fault(zipped, 3, 413)
 
 
