@@ -110,6 +110,10 @@ class BotCode:
         channel = self._canary if is_canary else self._stable
         return None if channel is None else await channel.version(url)
 
+    @property
+    def is_served(self) -> bool:
+        return self._stable is not None
+
     async def stable(self, url: str) -> str:
         """The version for bots that are no canaries. Raises `Denied` when none is served."""
         if self._stable is None:

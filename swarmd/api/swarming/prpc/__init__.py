@@ -1,4 +1,4 @@
-"""pRPC: calls of protobuf services as plain HTTP requests. Source: docs/swarming.md, "pRPC".
+"""pRPC: calls of protobuf services as plain HTTP requests. Source: docs/swarming-clients.md, "pRPC".
 
 negotiation  which encoding, how long, how large: what the headers say
 bodies       gzip in both directions

@@ -18,9 +18,10 @@ from msgspec import Struct
 from swarmd.api.calls import Call, Reply
 from swarmd.api.problems import Handler, TooLarge
 from swarmd.api.routes import MIB, Route, Verb
+from swarmd.api.rpc import Code, RpcError
 from swarmd.api.swarming.prpc import negotiation
 from swarmd.api.swarming.prpc.bodies import GZIP_ABOVE, BadGzip, deflated, inflated
-from swarmd.api.swarming.prpc.errors import CODE_HEADER, Code, RpcError, error_reply
+from swarmd.api.swarming.prpc.errors import CODE_HEADER, error_reply
 from swarmd.api.swarming.prpc.negotiation import BadHeader, Encoding
 from swarmd.offthread import in_thread
 

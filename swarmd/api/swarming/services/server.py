@@ -22,11 +22,8 @@ class ServerMethods:
 
     async def get_details(self, call: Call, request: empty_pb2.Empty) -> server_pb2.ServerDetails:
         url = self._context.server_url(call)
-        await self._code.prepare(url)
-        stable = self._code.stable(url)
-        return server_pb2.ServerDetails(
-            server_version=__version__, bot_version="" if stable is None else stable.digest
-        )
+        digest = await self._code.stable(url) if self._code.is_served else ""
+        return server_pb2.ServerDetails(server_version=__version__, bot_version=digest)
 
     async def get_permissions(
         self, call: Call, request: server_pb2.PermissionsRequest

@@ -11,10 +11,11 @@ import pytest
 import trio
 from google.protobuf import any_pb2
 
+from swarmd.api.rpc import Code, RpcError
 from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.proto import prpc_pb2, server_pb2, tasks_pb2
 from swarmd.api.swarming.prpc.codec import encoded
-from swarmd.api.swarming.prpc.errors import STATUS, Code, RpcError
+from swarmd.api.swarming.prpc.errors import STATUS
 from swarmd.api.swarming.prpc.layer import MAX_BODY, MAX_TEXT_BODY, USUAL_BODY
 from swarmd.api.swarming.prpc.negotiation import Encoding
 from swarmd.core.errors import Busy, Conflict, NotYours, Refused, Unknown
