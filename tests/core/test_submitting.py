@@ -7,7 +7,7 @@ import pytest
 from swarmd.core.errors import Conflict, Refused
 from swarmd.core.model import OpId, Share, TaskState
 from swarmd.core.submitting import After, Known, LookAgain
-from swarmd.store.queries import ops_by_id
+from swarmd.store.selecting import ops_by_id
 
 from .builders import FAILED, World, ended, spec
 

@@ -12,7 +12,7 @@ import msgspec
 from swarmd.core.ids import from_text, made_at, to_text
 from swarmd.core.model import AttemptState, Outcome, TaskState
 from swarmd.core.states import TASK_STEPS
-from swarmd.store import queries
+from swarmd.store import queries, selecting
 
 from .history import History
 from .robots import DOUBLE, LIE
@@ -63,7 +63,7 @@ def _retries(conn: sqlite3.Connection, history: History) -> Iterator[str]:
 
 def _cancels(conn: sqlite3.Connection, history: History) -> Iterator[str]:
     wanted = {from_text(id) for c in history.cancels for id in (*c.ids, *c.finals)}
-    rows = queries.ops_by_id(conn, sorted(id for id in wanted if id is not None))  # type: ignore[misc]
+    rows = selecting.ops_by_id(conn, sorted(id for id in wanted if id is not None))  # type: ignore[misc]
     ended = {
         op: made_at(id)
         for id, op in conn.execute(

@@ -8,8 +8,6 @@ from swarmd.core.model import Condition, Share, TaskState
 from swarmd.core.submitting import After
 from swarmd.store import queries
 from swarmd.store.queries import (
-    MAX_IDS_PER_QUERY,
-    OpFilter,
     attempts_of,
     events,
     events_after,
@@ -18,11 +16,9 @@ from swarmd.store.queries import (
     graph_keys,
     last_event,
     list_graphs,
-    list_ops,
-    matching_ops,
-    ops_by_id,
     ops_done,
     output_state,
+    read_merged,
     read_output,
     request,
     same_tasks,
@@ -30,6 +26,7 @@ from swarmd.store.queries import (
     task_text,
     works_of,
 )
+from swarmd.store.selecting import MAX_IDS_PER_QUERY, OpFilter, list_ops, matching_ops, ops_by_id
 from tests.store.builders import DIGEST, Lab, busy_lab, new_database, spec
 from tests.store.test_loading import plans_of
 
@@ -48,37 +45,6 @@ def lab(conn):
     return lab
 
 
-def names(conn, wanted, before=None, limit=100):
-    return [row.name for row in list_ops(conn, wanted, before, limit)]
-
-
-# ------------------------------------------------------------- lists
-
-FILTERS = {
-    "states": [(T.PENDING,), (T.BLOCKED, T.RUNNING), (T.COMPLETED,),
-               (T.CANCELED,), (T.EXPIRED,), (T.CANCELED, T.BLOCKED)],
-    "pool": ["default", "lab", "none"],
-    "tag": ["nightly", "none"],
-    "name": ["ok", "reuses", "none"],
-    "bot": ["bot1", "bot2", "gone", "none"],
-    "failed": [True, False],
-}  # fmt: skip
-
-
-def agrees(row, wanted):
-    """The filter, spelled out on a whole row."""
-    return (
-        (not wanted.states or row.state in wanted.states)
-        and (not wanted.pool or row.pool == wanted.pool)
-        and (not wanted.tag or wanted.tag in row.tags)
-        and (not wanted.name or row.name == wanted.name)
-        and (wanted.graph is None or row.graph == wanted.graph)
-        and (not wanted.bot or row.bot == wanted.bot)
-        and (wanted.failed is None or (row.state.is_final and not row.ok) == wanted.failed)
-        and (not wanted.ids or row.id in wanted.ids)
-    )
-
-
 @pytest.fixture(scope="module")
 def busy():
     conn = new_database()
@@ -86,74 +52,6 @@ def busy():
     lab.submit(*(spec(name=f"pool{n}", pool="lab", tags=("nightly",)) for n in range(3)))
     lab.commit()
     return conn
-
-
-def filters(busy):
-    every = list_ops(busy, OpFilter(), None, 1_000)
-    options = {
-        **FILTERS,
-        "graph": [next(row.graph for row in every if row.graph), 77],
-        "ids": [tuple(row.id for row in every[::2]), (5,)],
-    }
-    single = [{name: value} for name, values in options.items() for value in values]
-    pairs = [
-        {a: x, b: y} for a, b in itertools.combinations(options, 2) for x in options[a] for y in options[b]
-    ]
-    return every, [OpFilter(**one) for one in [{}, *single, *pairs]]
-
-
-@pytest.mark.parametrize("window", [1, 7, 2_000])
-def test_each_filter_and_each_pair_gives_the_rows_that_agree(busy, monkeypatch, window):
-    monkeypatch.setattr(queries, "WINDOW", window)
-    every, wanted = filters(busy)
-    assert len(every) >= 25
-    for one in wanted:
-        expected = [row.id for row in every if agrees(row, one)]
-        assert [row.id for row in list_ops(busy, one, None, 1_000)] == expected, one
-        assert matching_ops(busy, one, 1_000) == expected, one
-        assert matching_ops(busy, one, 2) == expected[:2], one
-
-
-@pytest.mark.parametrize("window", [1, 2_000])
-def test_pages_give_each_row_once(busy, monkeypatch, window):
-    monkeypatch.setattr(queries, "WINDOW", window)
-    for wanted in (OpFilter(), OpFilter(failed=True), OpFilter(states=(T.PENDING, T.BLOCKED)), OpFilter(bot="bot1")):
-        whole = [row.id for row in list_ops(busy, wanted, None, 1_000)]
-        paged, before = [], None
-        while page := list_ops(busy, wanted, before, 3):
-            paged += [row.id for row in page]
-            before = page[-1].id
-        assert paged == whole and len(whole) > 3
-
-
-def test_a_cursor_is_stable_while_rows_arrive(conn, lab):
-    lab.submit(*(spec(name=f"t{n}") for n in range(10)))
-    lab.commit()
-    first = list_ops(conn, OpFilter(), None, 4)
-    lab.submit(*(spec(name="new") for _ in range(5)))
-    lab.commit()
-    assert names(conn, OpFilter(), first[-1].id) == [f"t{n}" for n in range(5, -1, -1)]
-
-
-def test_filters_use_their_indexes(busy, monkeypatch):
-    monkeypatch.setattr(queries, "WINDOW", 1)
-    expected = {
-        "tag": (OpFilter(tag="nightly"), "SEARCH tags USING PRIMARY KEY"),
-        "graph": (OpFilter(graph=5), "ops USING COVERING INDEX ops_graph"),
-        "name": (OpFilter(name="ok"), "ops USING COVERING INDEX ops_name"),
-        "pool": (OpFilter(pool="lab"), "ops USING COVERING INDEX ops_pool"),
-        "bot": (OpFilter(bot="bot1"), "attempts USING INDEX attempts_bot"),
-        "alive": (OpFilter(states=(T.RUNNING,)), "tasks USING COVERING INDEX tasks_alive"),
-        "final": (OpFilter(states=(T.EXPIRED,)), "tasks USING COVERING INDEX tasks_final"),
-        "failed": (OpFilter(failed=True), "tasks USING COVERING INDEX tasks_final"),
-        "ok": (OpFilter(failed=False), "tasks USING COVERING INDEX tasks_final"),
-    }
-    for name, (wanted, step) in expected.items():
-        plans = plans_of(busy, lambda wanted=wanted: list_ops(busy, wanted, None, 3))
-        steps = [text for plan in plans.values() for text in plan]
-        assert any(step in text for text in steps), (name, steps)
-        for text in steps:  # the only scan is that of the operations that share a task, in an index of just these
-            assert not text.startswith("SCAN") or "INDEX ops_shared" in text or "(subquery" in text, (name, text)
 
 
 def test_hot_lookups_use_their_indexes(busy):
@@ -164,6 +62,7 @@ def test_hot_lookups_use_their_indexes(busy):
         "events_bot": lambda: events(busy, bot="bot1", limit=10),
         "events_graph": lambda: events(busy, graph=5, limit=10),
         "output_stream": lambda: read_output(busy, 5, "stdout", 0, 10),
+        "output_merged": lambda: read_merged(busy, 5, 0, 10),
         "attempts_task": lambda: attempts_of(busy, 5),
         "ops USING INTEGER PRIMARY KEY|o USING INTEGER PRIMARY KEY": lambda: ops_by_id(busy, [5]),
     }
@@ -277,6 +176,29 @@ def test_output_reads_across_pieces_and_gaps(conn, lab):
     assert state.streams == {"stdout": (len(whole), 0), "stderr": (5, 0)} and not state.over
 
 
+def test_all_output_as_one_stream_in_the_order_of_arrival(conn, lab):
+    lab.submit(spec())
+    attempt = lab.start()
+    whole = bytearray()
+    ends = {"stdout": 0, "stderr": 0}
+    for number, size in enumerate((300, 1, 128, 5_000, 3)):
+        stream = ("stdout", "stderr")[number % 2]
+        gap = 4 * (number == 2)
+        data = bytes([65 + number]) * size
+        whole += b"\0" * gap + data
+        lab.write(attempt, stream, ends[stream] + gap, data)
+        ends[stream] += gap + size
+        if number == 2:
+            lab.commit()
+    lab.commit()
+    edges = sorted({0, 1, 299, 300, 301, 305, 306, 432, 433, 434, len(whole) - 4, len(whole) - 1, len(whole)})
+    for start, stop in itertools.combinations(edges, 2):
+        assert read_merged(conn, attempt.id, start, stop) == whole[start:stop], (start, stop)
+    assert read_merged(conn, attempt.id, 5, 5) == read_merged(conn, attempt.id, 5, 1) == b""
+    assert output_state(conn, attempt.task, None).merged_end == len(whole)
+    assert read_merged(conn, attempt.id + 1, 0, 3) == b"\0\0\0"  # the caller keeps to what there is
+
+
 def test_a_read_of_output_is_bounded(conn, lab, monkeypatch):
     monkeypatch.setattr(queries, "MAX_READ_BYTES", 10)
     lab.submit(spec())
@@ -284,6 +206,7 @@ def test_a_read_of_output_is_bounded(conn, lab, monkeypatch):
     lab.write(attempt, "stdout", 0, b"0123456789abcdef")
     lab.commit()
     assert read_output(conn, attempt.id, "stdout", 2, 16) == b"23456789ab"
+    assert read_merged(conn, attempt.id, 2, 16) == b"23456789ab"
 
 
 def test_output_of_one_attempt_or_the_newest(conn, lab):

@@ -12,7 +12,7 @@ from swarmd.core.errors import Refused
 from swarmd.core.model import BotId
 from swarmd.core.sessions import UNCHANGED
 from swarmd.daemon.daemon import Daemon
-from swarmd.store import queries
+from swarmd.store import selecting
 
 
 class BotHandlers:
@@ -72,6 +72,6 @@ class BotHandlers:
         bot = self.daemon.engine.bot_named(BotId(call.params["bot"])).id
         before = cursor_of(call)
         limit = call.query["limit"]
-        wanted = queries.OpFilter(bot=bot)
-        rows = await self.daemon.read(lambda conn: queries.list_ops(conn, wanted, before, limit + 1))
+        wanted = selecting.OpFilter(bot=bot)
+        rows = await self.daemon.read(lambda conn: selecting.list_ops(conn, wanted, before, limit + 1))
         return task_list(rows, limit)

@@ -16,7 +16,7 @@ from swarmd.core.errors import NotYours, Refused
 from swarmd.core.ids import from_text, to_text
 from swarmd.core.model import AttemptId, OpId
 from swarmd.daemon.daemon import Daemon
-from swarmd.store import queries
+from swarmd.store import queries, selecting
 
 STREAMS = ("stdout", "stderr")
 PIECE_BYTES = 64 << 10  # of a followed stream, in one event
@@ -64,17 +64,17 @@ class OutputHandlers:
         )
         return Reply(data, content_type="application/octet-stream", headers=headers)
 
-    async def _row(self, op: OpId) -> queries.OpRow:
-        rows = await self.daemon.read(lambda conn: queries.ops_by_id(conn, [op]))
+    async def _row(self, op: OpId) -> selecting.OpRow:
+        rows = await self.daemon.read(lambda conn: selecting.ops_by_id(conn, [op]))
         if op not in rows:
             raise unknown_task(op)
         return rows[op]
 
     async def _state(
         self, op: OpId, attempt: AttemptId | None
-    ) -> tuple[queries.OpRow, queries.OutputState | None]:
-        def read(conn: object) -> tuple[queries.OpRow | None, queries.OutputState | None]:
-            row = queries.ops_by_id(conn, [op]).get(op)  # type: ignore[arg-type]
+    ) -> tuple[selecting.OpRow, queries.OutputState | None]:
+        def read(conn: object) -> tuple[selecting.OpRow | None, queries.OutputState | None]:
+            row = selecting.ops_by_id(conn, [op]).get(op)  # type: ignore[arg-type]
             state = queries.output_state(conn, row.task, attempt) if row is not None else None  # type: ignore[arg-type]
             return row, state
 
@@ -122,9 +122,9 @@ class OutputHandlers:
             if scope.cancelled_caught:
                 yield HEARTBEAT
 
-    async def _attempts(self, op: OpId) -> tuple[queries.OpRow, list[queries.AttemptRow]]:
-        def read(conn: sqlite3.Connection) -> tuple[queries.OpRow | None, list[queries.AttemptRow]]:
-            row = queries.ops_by_id(conn, [op]).get(op)
+    async def _attempts(self, op: OpId) -> tuple[selecting.OpRow, list[queries.AttemptRow]]:
+        def read(conn: sqlite3.Connection) -> tuple[selecting.OpRow | None, list[queries.AttemptRow]]:
+            row = selecting.ops_by_id(conn, [op]).get(op)
             return row, queries.attempts_of(conn, row.task) if row is not None else []
 
         row, attempts = await self.daemon.read(read)
@@ -218,7 +218,7 @@ class _Place:
         return ".".join([to_text(self.attempt), *offsets, str(int(state)), to_text(attempt)])
 
 
-def _end(row: queries.OpRow) -> bytes:
+def _end(row: selecting.OpRow) -> bytes:
     return msgspec.json.encode(
         m.EndEvent(state=row.state.name, ok=row.ok, exit_code=row.exit_code, reason=row.reason)
     )

@@ -19,7 +19,7 @@ from swarmd.core.model import GraphId, OpId, TaskState
 from swarmd.core.submitting import After, Known, LookAgain, Submitted
 from swarmd.daemon.daemon import Daemon
 from swarmd.daemon.submitting import MAX_SEARCHES, Submission, find_done, submit
-from swarmd.store import queries
+from swarmd.store import queries, selecting
 
 MAX_BULK = 100_000  # operations that one cancel or retry acts on
 MAX_WARNINGS = 5
@@ -49,7 +49,7 @@ class TaskHandlers:
 
     async def set_after(self, call: Call) -> m.TaskDetails:
         op = OpId(call.id_param("id", "task"))
-        rows = await self.daemon.read(lambda conn: queries.ops_by_id(conn, [op]))
+        rows = await self.daemon.read(lambda conn: selecting.ops_by_id(conn, [op]))
         if op not in rows:
             raise unknown_task(op)
         after = []
@@ -76,7 +76,7 @@ class TaskHandlers:
         wanted = filter_of_query(query)
         before = cursor_of(call)
         limit = query["limit"]
-        rows = await self.daemon.read(lambda conn: queries.list_ops(conn, wanted, before, limit + 1))
+        rows = await self.daemon.read(lambda conn: selecting.list_ops(conn, wanted, before, limit + 1))
         return task_list(rows, limit)
 
     async def get_task(self, call: Call) -> m.TaskDetails:
@@ -84,7 +84,7 @@ class TaskHandlers:
 
     async def _details(self, op: OpId) -> m.TaskDetails:
         def read(conn: Any) -> m.TaskDetails | None:
-            row = queries.ops_by_id(conn, [op]).get(op)
+            row = selecting.ops_by_id(conn, [op]).get(op)
             text = queries.task_text(conn, row.task, op) if row is not None else None
             if row is None or text is None:
                 return None
@@ -102,7 +102,7 @@ class TaskHandlers:
         """
         body: m.WaitRequest = call.body
         ids = list(dict.fromkeys(OpId(id) for id in ids_of(body.ids, "task")))
-        final: dict[int, queries.OpRow] = {}
+        final: dict[int, selecting.OpRow] = {}
         until = trio.current_time() + body.wait_s
         while True:
             left = [id for id in ids if id not in final]
@@ -116,11 +116,11 @@ class TaskHandlers:
         items = [translate.task_info(final[id]) for id in ids if id in final]
         return m.WaitAnswer(items=items, pending=len(ids) - len(final))
 
-    async def _final_rows(self, ids: list[OpId]) -> dict[int, queries.OpRow]:
+    async def _final_rows(self, ids: list[OpId]) -> dict[int, selecting.OpRow]:
         """Of `ids`, which the engine does not know as unfinished, those that are final. Raises `Unknown`."""
         if not ids:
             return {}
-        rows = await self.daemon.read(lambda conn: queries.ops_by_id(conn, ids))
+        rows = await self.daemon.read(lambda conn: selecting.ops_by_id(conn, ids))
         for id in ids:
             if id not in rows:
                 raise unknown_task(id)
@@ -137,7 +137,7 @@ class TaskHandlers:
                 reason=found.reason,
                 sentence=found.sentence,
             )
-        rows = await self.daemon.read(lambda conn: queries.ops_by_id(conn, [op]))
+        rows = await self.daemon.read(lambda conn: selecting.ops_by_id(conn, [op]))
         if op not in rows:
             raise unknown_task(op)
         row = rows[op]
@@ -160,7 +160,7 @@ class TaskHandlers:
         if not wanted.ids and not wanted.states:  # final ones cannot be canceled
             alive = tuple(s for s in TaskState if not s.is_final)
             wanted = msgspec.structs.replace(wanted, states=alive)
-        ids = await self.daemon.read(lambda conn: queries.matching_ops(conn, wanted, MAX_BULK))
+        ids = await self.daemon.read(lambda conn: selecting.matching_ops(conn, wanted, MAX_BULK))
         self._all_known(wanted, ids)
         reason = body.reason or "canceled by its submitter"
         with self.daemon.step() as (engine, now):
@@ -172,7 +172,7 @@ class TaskHandlers:
         body: m.RetryRequest = call.body
         self.daemon.check_space()
         wanted = bulk_filter(body.filter)
-        ids = await self.daemon.read(lambda conn: queries.matching_ops(conn, wanted, MAX_BULK))
+        ids = await self.daemon.read(lambda conn: selecting.matching_ops(conn, wanted, MAX_BULK))
         self._all_known(wanted, ids)
         found = await self.daemon.read(lambda conn: queries.specs_for_retry(conn, ids))
         if wanted.ids and len(found) < len(ids):
@@ -200,10 +200,10 @@ class TaskHandlers:
         )
 
     @staticmethod
-    def _all_known(wanted: queries.OpFilter, ids: list[int]) -> None:
+    def _all_known(wanted: selecting.OpFilter, ids: list[int]) -> None:
         if wanted.ids:
             missing = set(wanted.ids) - set(ids)
-            if missing and wanted == queries.OpFilter(ids=wanted.ids):
+            if missing and wanted == selecting.OpFilter(ids=wanted.ids):
                 raise unknown_task(min(missing))
 
 
@@ -240,8 +240,8 @@ def unknown_task(id: int) -> Unknown:
     )
 
 
-def filter_of_query(query: dict[str, Any]) -> queries.OpFilter:
-    return queries.OpFilter(
+def filter_of_query(query: dict[str, Any]) -> selecting.OpFilter:
+    return selecting.OpFilter(
         states=states_of(query["state"].split(",")) if query["state"] else (),
         pool=query["pool"],
         tag=query["tag"],
@@ -262,8 +262,8 @@ def states_of(names: list[str]) -> tuple[TaskState, ...]:
         ) from None
 
 
-def bulk_filter(filter: m.Filter) -> queries.OpFilter:
-    wanted = queries.OpFilter(
+def bulk_filter(filter: m.Filter) -> selecting.OpFilter:
+    wanted = selecting.OpFilter(
         ids=tuple(OpId(id) for id in ids_of(filter.ids, "task")),
         states=states_of(list(filter.states)),
         pool=filter.pool,
@@ -282,7 +282,7 @@ def bulk_filter(filter: m.Filter) -> queries.OpFilter:
     return wanted
 
 
-def task_list(rows: list[queries.OpRow], limit: int) -> m.TaskList:
+def task_list(rows: list[selecting.OpRow], limit: int) -> m.TaskList:
     more = len(rows) > limit
     rows = rows[:limit]
     return m.TaskList(
@@ -307,7 +307,7 @@ def _exit_words(code: int | None) -> str:
     return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _final_sentence(row: queries.OpRow) -> str:
+def _final_sentence(row: selecting.OpRow) -> str:
     where = f" on bot {row.bot}" if row.bot else ""
     if row.state is TaskState.COMPLETED:
         how = "ended ok" if row.ok else _exit_words(row.exit_code)

@@ -14,7 +14,8 @@ from swarmd.core.errors import Refused
 from swarmd.core.ids import from_text, to_text
 from swarmd.core.model import Bot, Command, Input, OpId, TaskState, Work
 from swarmd.core.submitting import MAX_EDGES, After, SliceSpec, TaskSpec
-from swarmd.store.queries import AttemptRow, EventRow, OpRow, TaskText
+from swarmd.store.queries import AttemptRow, EventRow, TaskText
+from swarmd.store.selecting import OpRow
 
 MIN_PING_TOLERANCE_S = 10.0
 

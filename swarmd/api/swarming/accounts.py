@@ -28,7 +28,7 @@ from swarmd.api.swarming.tokens import AccessToken
 from swarmd.core.errors import Refused
 from swarmd.core.ids import to_text
 from swarmd.core.model import Attempt, OpId
-from swarmd.store import queries
+from swarmd.store import selecting
 
 ACCOUNT_IDS = ("task", "system")
 ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:/-]{0,127}")
@@ -158,9 +158,9 @@ class AccountHandlers:
             )
         return made
 
-    async def _row(self, attempt: Attempt) -> queries.OpRow:
+    async def _row(self, attempt: Attempt) -> selecting.OpRow:
         op = OpId(attempt.task)
-        found = await self._daemon.read(lambda conn: queries.ops_by_id(conn, [op]))
+        found = await self._daemon.read(lambda conn: selecting.ops_by_id(conn, [op]))
         if op not in found:
             raise _not_running()
         return found[op]
