@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "noop", "true", "latency", "pending", "blob", "held", "year", "swarming")
+NAMES = ("start", "noop", "true", "latency", "pending", "blob", "held", "year", "swarming", "prpc")
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 Mode = Literal["native", "rbe", "hybrid"]
 READ_LIMIT_S = 60.0  # a Swarming bot gives up on an answer after this long without a byte
+REALM = re.compile(r"[a-z0-9_-]{1,100}:([a-z0-9_./-]{1,400}|@root|@legacy|@project)")
 MAX_HOLD_S = 50.0  # so a held call is answered well before
 
 
@@ -25,9 +27,10 @@ class BotGroup(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class PoolRules(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How Swarming bots of a pool are given work."""
+    """How Swarming bots of a pool are given work, and what tasks of Swarming clients in it are."""
 
     mode: Mode = "native"
+    realm: str = ""  # of tasks that name none; empty: the pool's own name, and "default"
 
 
 class SwarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,6 +71,9 @@ class SwarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                     "write it as http://lab.example:8710, no '/' at the end",
                 )
             )
+        for pool, rules in self.pools.items():
+            if rules.realm and not REALM.fullmatch(rules.realm):
+                found.append((f"swarming.pools.{pool}.realm is {rules.realm!r}", "write it as project:realm"))
         if self.token_command and not self.token_command[0]:
             found.append(("swarming.token_command begins with an empty text", "begin with the program"))
         if sum(not group.bots for group in self.groups) > 1:

@@ -28,6 +28,10 @@ class EngineClock:
     def now(self) -> float:
         return self._offset + trio.current_time()
 
+    def offset(self) -> float:
+        """What makes wall time of engine time, now."""
+        return self.wall() - self.now()
+
     def trio_time(self, moment: float) -> float:
         """The deadline for trio at which `moment` has come."""
         return moment - self._offset + SAME_MOMENT_S

@@ -43,7 +43,7 @@ async def submit(daemon: Daemon, submission: Submission) -> bytes:
         await daemon.settled()
         return answer
     key = (submission.owner, submission.request_id)
-    async with _reserved(daemon, ("request", *key)):
+    async with reserved(daemon, ("request", *key)):
         earlier = await daemon.read_settled(lambda conn: queries.request(conn, *key))
         if earlier is not None:
             if earlier[0] != submission.body_hash:
@@ -60,7 +60,7 @@ async def submit(daemon: Daemon, submission: Submission) -> bytes:
 
 
 @asynccontextmanager
-async def _reserved(daemon: Daemon, key: tuple[str, ...]) -> AsyncIterator[None]:
+async def reserved(daemon: Daemon, key: tuple[str, ...]) -> AsyncIterator[None]:
     """One at a time for each key."""
     while (other := daemon.reserved.get(key)) is not None:
         await other.wait()
@@ -77,7 +77,7 @@ async def _submit(daemon: Daemon, submission: Submission) -> bytes:
     if not callable(make):
         return await _search_and_step(daemon, submission, make)
     # What is made from the file must still be so when it goes in: two additions may use the same key.
-    async with _reserved(daemon, ("graph", to_text(submission.add_to or GraphId(0)))):
+    async with reserved(daemon, ("graph", to_text(submission.add_to or GraphId(0)))):
         return await _search_and_step(daemon, submission, await make())
 
 
@@ -87,7 +87,7 @@ async def _search_and_step(daemon: Daemon, submission: Submission, specs: Sequen
     search = {on for on in named if daemon.engine.task_of(on) is None}
     done: dict[OpId, bool] = {}
     for _ in range(MAX_SEARCHES):
-        same = await _find_same(daemon, keys)
+        same = await find_same(daemon, keys)
         done |= await find_done(daemon, search)
         try:
             return _step(daemon, submission, specs, Known(done, same))
@@ -121,7 +121,8 @@ def _step(daemon: Daemon, submission: Submission, specs: Sequence[TaskSpec], kno
         return answer
 
 
-async def _find_same(daemon: Daemon, keys: Iterable[str]) -> dict[str, TaskId]:
+async def find_same(daemon: Daemon, keys: Iterable[str]) -> dict[str, TaskId]:
+    """The newest finished, successful task of each sameness key."""
     wanted = sorted(keys)
     return await daemon.read_settled(lambda conn: queries.same_tasks(conn, wanted)) if wanted else {}
 

@@ -113,9 +113,11 @@ def list_ops(conn: sqlite3.Connection, wanted: OpFilter, before: int | None, lim
     return [op_row(row) for row in select(conn, OP_COLUMNS, wanted, before, limit)]
 
 
-def matching_ops(conn: sqlite3.Connection, wanted: OpFilter, limit: int) -> list[int]:
-    """Ids of the operations that match, newest first."""
-    return [row[0] for row in select(conn, "o.id", wanted, None, limit)]
+def matching_ops(
+    conn: sqlite3.Connection, wanted: OpFilter, limit: int, before: int | None = None
+) -> list[int]:
+    """Ids of the operations that match, newest first, below id `before`."""
+    return [row[0] for row in select(conn, "o.id", wanted, before, limit)]
 
 
 def count_ops(conn: sqlite3.Connection, wanted: OpFilter) -> int:

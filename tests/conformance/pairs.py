@@ -10,9 +10,10 @@ from swarmd.testing import Lab
 from tests.conformance.adapters import BotAdapter, BotCan, ClientAdapter, ClientCan, Wish
 from tests.conformance.native import NativeBotAdapter, NativeClientAdapter
 from tests.conformance.swarming import LeasingBotAdapter, SwarmingBotAdapter
+from tests.conformance.swarming_client import SwarmingClientAdapter
 
 BOTS: tuple[type[BotAdapter], ...] = (NativeBotAdapter, SwarmingBotAdapter, LeasingBotAdapter)
-CLIENTS: tuple[type[ClientAdapter], ...] = (NativeClientAdapter,)
+CLIENTS: tuple[type[ClientAdapter], ...] = (NativeClientAdapter, SwarmingClientAdapter)
 
 Tell = Callable[["World"], Awaitable[None]]
 

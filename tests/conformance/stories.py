@@ -53,12 +53,12 @@ async def fails(world: World) -> None:
 
 @story(BotCan.REPORT_TIMEOUT, ClientCan.SET_LIMIT)
 async def times_out(world: World) -> None:
-    id = await world.submit(hard_limit_s=20)
+    id = await world.submit(hard_limit_s=30)
     bot = await world.bot()
     job = await bot.take()
     assert job is not None
     await bot.start(job)
-    await world.lab.sleep(20)
+    await world.lab.sleep(30)
     await bot.time_out(job)
     await world.check(id, "TIMED_OUT", "ENDED", ok=False)
 

@@ -31,6 +31,8 @@ PROPERTIES = "swarming.properties"  # type of the payload that says all that a m
 RESULT = "swarming.result"  # type of the payload with what a bot reports beyond the outcome
 FEATURES = (IO_LIMIT, PAYLOAD + PROPERTIES, TERMINATE, UNSET)
 HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?")
+NOT_IN_A_PROJECT = re.compile(r"[^a-z0-9_-]")
+MAX_PROJECT = 100
 TASK_VERBS = frozenset({Verb.READ, Verb.SUBMIT, Verb.CHANGE})
 
 
@@ -143,6 +145,13 @@ class Context:
         if session is None:
             return None
         return next((a for a in session.attempts.values() if is_run_of(named, a)), None)
+
+    def realm_of(self, pool: str) -> str:
+        """The realm of tasks that name none."""
+        rules = self.config.pools.get(pool)
+        if rules is not None and rules.realm:
+            return rules.realm
+        return NOT_IN_A_PROJECT.sub("-", pool.lower())[:MAX_PROJECT] + ":default"
 
     def server_url(self, call: Call) -> str:
         """Where the caller reaches the daemon: what all of its paths stand behind."""

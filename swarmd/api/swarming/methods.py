@@ -6,13 +6,25 @@
 from __future__ import annotations
 
 from swarmd.api.routes import Route, Verb
-from swarmd.api.swarming.prpc.layer import Method
+from swarmd.api.swarming.prpc.layer import MAX_BODY, Method
 
+TASKS = "swarming.v2.Tasks"
 SWARMING = "swarming.v2.Swarming"
 DISCOVERY = "discovery.Discovery"
 PREFIXES = ("/prpc/",)
 
 METHODS: tuple[Method, ...] = (
+    Method(TASKS, "NewTask", Verb.SUBMIT, "Makes a task.", MAX_BODY),
+    Method(TASKS, "GetRequest", Verb.READ, "What a task was asked to be."),
+    Method(TASKS, "GetResult", Verb.READ, "How a task stands."),
+    Method(TASKS, "BatchGetResult", Verb.READ, "How up to 1,000 tasks stand."),
+    Method(TASKS, "ListTaskStates", Verb.READ, "The states of up to 1,000 tasks."),
+    Method(TASKS, "GetStdout", Verb.READ, "A page of what a task has printed."),
+    Method(TASKS, "CancelTask", Verb.CHANGE, "Cancels a task."),
+    Method(TASKS, "ListTasks", Verb.READ, "The results of tasks that match."),
+    Method(TASKS, "ListTaskRequests", Verb.READ, "The requests of tasks that match."),
+    Method(TASKS, "CountTasks", Verb.READ, "How many tasks match."),
+    Method(TASKS, "CancelTasks", Verb.CHANGE, "Cancels the tasks that match."),
     Method(SWARMING, "GetDetails", Verb.READ, "What the server is."),
     Method(SWARMING, "GetPermissions", Verb.READ, "What the caller may do."),
     Method(DISCOVERY, "Describe", Verb.READ, "The services, with all their messages."),

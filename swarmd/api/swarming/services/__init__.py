@@ -8,9 +8,13 @@ from swarmd.api.swarming.bot_code import BotCode
 from swarmd.api.swarming.context import Context
 from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.prpc.discovery import Discovery
+from swarmd.api.swarming.services.listing import ListingMethods
 from swarmd.api.swarming.services.server import ServerMethods
+from swarmd.api.swarming.services.tasks import TaskMethods
 
 
 def parts(context: Context, code: BotCode) -> Iterable[object]:
     """Each method of `METHODS` is an attribute of exactly one of these."""
-    return (ServerMethods(context, code), Discovery(METHODS))
+    return (
+        TaskMethods(context), ListingMethods(context), ServerMethods(context, code), Discovery(METHODS),
+    )  # fmt: skip
