@@ -24,6 +24,7 @@ from swarmd.core.errors import CoreError
 from swarmd.core.model import SessionId
 from swarmd.core.submitting import LookAgain
 from swarmd.core.world import Lookup, Settings
+from swarmd.daemon.asking import Answer, Earlier, Key
 from swarmd.daemon.clock import EngineClock
 from swarmd.daemon.news import EVENTS, News
 from swarmd.daemon.works import Works
@@ -83,6 +84,8 @@ class Daemon:
         )
         self.held: dict[SessionId, trio.Event] = {}  # calls of sessions that wait for something to say
         self.reserved: dict[tuple[str, ...], trio.Event] = {}  # request ids and graphs being worked on
+        self._earlier = Earlier(backend)
+        self._unsure_until = 0  # a version that a caller went away from without knowing whether it is in the file
         self._collected = engine.version
         self._flying: list[Changes] = []
         self._noted_at = clock.now()
@@ -179,6 +182,7 @@ class Daemon:
                 await wait()
                 return
             if self.writer.out_of_space:
+                self._unsure_until = self.engine.version
                 raise NoSpace("the disk is full: the outcome of this call is not known yet")
 
     async def tellable(self) -> None:
@@ -205,6 +209,15 @@ class Daemon:
         """Reads what a change is decided by: never less than everything known now. Raises as `settled` does."""
         await self.settled()
         return await self.backend.read(fn)
+
+    async def earlier_answer(self, key: Key) -> Answer | None:
+        """What was answered to a request id, which the caller has reserved until its own answer is in the file.
+
+        Raises as `settled` does, after a full disk.
+        """
+        if self.writer.version < self._unsure_until:
+            await self.settled()
+        return await self._earlier.find(key)
 
     # ------------------------------------------------------------- commits
 

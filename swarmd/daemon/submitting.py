@@ -44,7 +44,7 @@ async def submit(daemon: Daemon, submission: Submission) -> bytes:
         return answer
     key = (submission.owner, submission.request_id)
     async with reserved(daemon, ("request", *key)):
-        earlier = await daemon.read_settled(lambda conn: queries.request(conn, *key))
+        earlier = await daemon.earlier_answer(key)
         if earlier is not None:
             if earlier[0] != submission.body_hash:
                 raise Conflict(

@@ -166,11 +166,18 @@ def attempts_of(conn: sqlite3.Connection, task: int) -> list[AttemptRow]:
     ]  # fmt: skip
 
 
-def request(conn: sqlite3.Connection, owner: str, request_id: str) -> tuple[bytes, bytes] | None:
-    """(hash of the body, JSON of the answer) of an earlier request with this id."""
-    return conn.execute(
-        "SELECT body_hash, answer FROM requests WHERE owner = ? AND request_id = ?", (owner, request_id)
-    ).fetchone()
+def requests(
+    conn: sqlite3.Connection, keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """(hash of the body, JSON of the answer) of earlier requests by their owner and id."""
+    found = {}
+    for key in keys:
+        row = conn.execute(
+            "SELECT body_hash, answer FROM requests WHERE owner = ? AND request_id = ?", key
+        ).fetchone()
+        if row is not None:
+            found[key] = row
+    return found
 
 
 # --------------------------------------------------------------------- graphs

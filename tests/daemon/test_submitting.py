@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 import trio
+import trio.testing
 
 from swarmd.api.native import messages as m
 from swarmd.client import ApiError, Filter, GraphRequest, SubmitRequest, task
+from swarmd.core.model import Command, Work
+from swarmd.core.submitting import SliceSpec, TaskSpec
+from swarmd.daemon.daemon import Daemon, NoSpace
+from swarmd.daemon.submitting import Submission, submit
 from swarmd.testing.bots import NativeBot
 from swarmd.testing.harness import running
 
@@ -164,3 +171,76 @@ async def test_a_marker_between_two_arrays_joins_them(autojump_clock):
             )
         )
         assert answer.states.count("PENDING") == 300 and answer.states.count("BLOCKED") == 301
+
+
+async def test_a_request_whose_outcome_a_full_disk_left_open_is_not_accepted_twice(autojump_clock, tmp_path):
+    """Room came back for what was stuck before it, while it was still on its way."""
+    async with running(tmp_path / "swarmd.db") as world:
+        daemon, real = world.daemon, world.daemon.backend.transact
+        is_under_way, may_fail, is_full = trio.Event(), trio.Event(), True
+
+        async def transact(fn):
+            if is_full:
+                is_under_way.set()
+                await may_fail.wait()
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return await real(fn)
+
+        daemon.backend.transact = transact
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_without_space, daemon, "before")
+            await is_under_way.wait()
+            nursery.start_soon(_without_space, daemon, "r1")
+            await trio.testing.wait_all_tasks_blocked()
+            may_fail.set()
+        gate = daemon.writer.hold_commits()
+        is_full = False
+        while daemon.writer.out_of_space:
+            await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_submit, daemon, "r1")
+            await trio.testing.wait_all_tasks_blocked()
+            gate.release()
+        assert [t.name async for t in world.client.tasks()] == ["r1", "before"]
+
+
+async def test_one_look_into_the_file_is_for_all_who_ask_meanwhile(autojump_clock, tmp_path):
+    async with running(tmp_path / "swarmd.db") as world:
+        daemon, looks, read = world.daemon, [], world.daemon.backend.read
+
+        async def counted(fn):
+            looks.append(fn)
+            return await read(fn)
+
+        ids = [f"r{number}" for number in range(40)]
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for id in ids:
+                    nursery.start_soon(_submit, daemon, id)
+            daemon.backend.read = counted
+        assert 1 <= len(looks) <= 3
+        assert sorted([t.name async for t in world.client.tasks()]) == sorted(ids)
+
+
+async def test_who_leaves_during_a_look_spoils_it_for_nobody(autojump_clock, tmp_path):
+    async with running(tmp_path / "swarmd.db") as world:
+        daemon = world.daemon
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as leaving:
+                nursery.start_soon(_submit, daemon, "r1")
+                nursery.start_soon(_submit, daemon, "r2")
+                leaving.cancel()
+                await _submit(daemon, "r0")
+        assert sorted([t.name async for t in world.client.tasks()]) == ["r1", "r2"]
+
+
+async def _submit(daemon: Daemon, request_id: str) -> None:
+    spec = TaskSpec(work=(Work(commands=(Command(("x",)),)),), slices=(SliceSpec({}),), name=request_id)
+    await submit(daemon, Submission([spec], lambda made, graph: b"{}", request_id=request_id))
+
+
+async def _without_space(daemon: Daemon, request_id: str) -> None:
+    with pytest.raises(NoSpace):
+        await _submit(daemon, request_id)

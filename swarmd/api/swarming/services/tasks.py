@@ -60,7 +60,7 @@ class TaskMethods:
             return await self._make(check(parent=await self._parent(request.parent_task_id)), None)
         key = (call.caller.name, UUID + request.request_uuid)
         async with reserved(self._daemon, ("request", *key)):
-            earlier = await self._daemon.read_settled(lambda conn: queries.request(conn, *key))
+            earlier = await self._daemon.earlier_answer(key)
             if earlier is not None:
                 return await self._metadata(OpId(msgspec.json.decode(earlier[1], type=int)))
             return await self._make(check(parent=await self._parent(request.parent_task_id)), key)
