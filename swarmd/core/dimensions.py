@@ -77,9 +77,17 @@ def canonical(dimensions: Mapping[str, Sequence[str]], pool: str, features: Iter
             )
         if key in (POOL, ID) and (len(values) != 1 or "|" in values[0]):
             raise Refused(
-                "bad_dimension", f"dimension {key} is {list(values)}", "give exactly one value, without '|'"
+                "bad_dimension",
+                f"dimension {key} is {[value[:80] for value in values]}",
+                "give exactly one value, without '|'",
             )
         for value in values:
+            if value.count("|") >= MAX_COMBINATIONS:  # looked at first: there may be millions
+                raise Refused(
+                    "bad_dimension",
+                    f"a value of dimension {key} has {value.count('|') + 1} alternatives",
+                    f"give at most {MAX_COMBINATIONS}",
+                )
             alternatives = sorted(set(value.split("|")))
             for alternative in alternatives:
                 check_value(key, alternative)
@@ -96,7 +104,7 @@ def canonical(dimensions: Mapping[str, Sequence[str]], pool: str, features: Iter
         if POOL in dimensions and list(dimensions[POOL]) != [pool]:
             raise Refused(
                 "bad_dimension",
-                f"dimension pool is {dimensions[POOL][0]!r} but the task's pool is {pool!r}",
+                f"dimension pool is {dimensions[POOL][0][:80]!r} but the task's pool is {pool!r}",
                 "give one",
             )
         found.add((POOL, (pool,)))

@@ -85,6 +85,28 @@ def test_what_no_bot_could_have_is_refused(dimensions: dict[str, list[str]]) -> 
     assert refused.value.code == "bad_dimension"
 
 
+class Whole(str):
+    """A value that nobody takes apart."""
+
+    def split(self, *_: object) -> list[str]:  # type: ignore[override]
+        raise AssertionError("it was taken apart")
+
+
+def test_millions_of_alternatives_are_refused_unseen() -> None:
+    """They would hold up the daemon for seconds, for a request that is wrong at first sight."""
+    with pytest.raises(Refused, match="has 9 alternatives"):
+        canonical({"k": [Whole("a|b|c|d|e|f|g|h|i")]}, "default", [])
+    canonical({"k": ["a|b|c|d|e|f|g|h"]}, "default", [])
+
+
+@pytest.mark.parametrize("key", ["pool", "id"])
+def test_a_refusal_is_short_whatever_was_sent(key: str) -> None:
+    for values in (["x" * 100_000, "y"], ["x|" * 100_000], ["x" * 100_000]):
+        with pytest.raises(Refused) as refused:
+            canonical({key: values}, "default", [])
+        assert len(refused.value.message) < 500
+
+
 def test_the_limits_themselves_are_allowed() -> None:
     canonical({f"k{n}": ["v"] for n in range(MAX_TASK_KEYS)}, "default", [])
     canonical({"k": [f"v{n}" for n in range(MAX_TASK_VALUES)]}, "default", [])
