@@ -73,13 +73,18 @@ def pool_of(request: tasks_pb2.NewTaskRequest) -> str:
         found = [pair.value for pair in dimensions if pair.key == POOL]
         if len(found) != 1 or not found[0] or "|" in found[0]:
             raise bad(
-                f"task_slices[{number}].properties.dimensions", f"pool is {found}",
+                f"task_slices[{number}].properties.dimensions", f"pool is {_shown(found)}",
                 "give dimension pool exactly once, with one value",
             )  # fmt: skip
         pools += found
     if len(set(pools)) > 1:
-        raise bad("task_slices", f"their pools are {sorted(set(pools))}", "give all slices the same")
+        raise bad("task_slices", f"their pools are {_shown(sorted(set(pools)))}", "give all slices the same")
     return pools[0]
+
+
+def _shown(values: list[str]) -> list[str]:
+    """So much of them that a message stays short."""
+    return [value[:80] for value in values[:MAX_SLICES]]
 
 
 def check(request: tasks_pb2.NewTaskRequest, *, cipd: bool) -> None:
@@ -274,18 +279,18 @@ def dimensions_of(properties: tasks_pb2.TaskProperties) -> dict[str, list[str]]:
 def _check_dimensions(properties: tasks_pb2.TaskProperties, pool: str, field: str) -> None:
     """The core says what can be required at all; the rest is what these clients must not write."""
     found = dimensions_of(properties)
-    for key, values in found.items():
-        if len(values) > 1 and len(set(values)) < len(values):
-            raise bad(field, f"{key[:80]} has a value twice", "give each value of a key once")
-        for value in values:
-            if "|" in value and len(set(alternatives := value.split("|"))) < len(alternatives):
-                raise bad(field, f"{key[:80]} has an alternative twice in {value[:80]!r}", "leave one out")
-            if key in (ID, POOL) and ":" in value:
-                raise bad(field, f"{key} is {value[:80]!r}", "it cannot have a ':'")
     try:
         canonical(found, pool, ())
     except Refused as error:
         raise bad(field, error.message, error.remedy) from None
+    for key, values in found.items():
+        if len(values) > 1 and len(set(values)) < len(values):
+            raise bad(field, f"{key} has a value twice", "give each value of a key once")
+        for value in values:
+            if "|" in value and len(set(alternatives := value.split("|"))) < len(alternatives):
+                raise bad(field, f"{key} has an alternative twice in {value[:80]!r}", "leave one out")
+            if key in (ID, POOL) and ":" in value:
+                raise bad(field, f"{key} is {value[:80]!r}", "it cannot have a ':'")
 
 
 # --------------------------------------------------------------------- what the daemon does not have

@@ -22,11 +22,17 @@ from tests.api.swarming.services.rules_rows import (
     Row,
     applied,
     both,
+    caches,
+    env,
     good,
+    many,
     packages,
+    prefixes,
     put,
     put_work,
     requiring,
+    slices,
+    tree,
 )
 
 
@@ -83,6 +89,28 @@ def test_the_pool_is_found_before_all_else():
     assert refusal(applied(both(put(priority=999), requiring(pool="")))).message.startswith(
         f"bad request: {D}: pool"
     )
+
+
+LONG = "x" * 100_000
+HUGE = {
+    "pool": requiring(pool=f"pool={LONG}"), "pools": requiring(*many(400, "pool={}" + LONG)),
+    "pools of slices": slices(requiring(pool="pool=a"), requiring(pool=f"pool={LONG}")), "key": requiring(f"{LONG}=v"),
+    "value": requiring(f"k={LONG}"), "alternatives": requiring("k=" + "a|" * 100_000), "id": requiring(f"id={LONG}"),
+    "twice": requiring(f"k={LONG}", f"k={LONG}"), "name": put(name=LONG), "tag": put(tags=[LONG]),
+    "value of a tag": put(tags=[f"k:{LONG}"]), "realm": put(realm=LONG), "account": put(service_account=LONG),
+    "parent": put(parent_task_id=LONG), "topic": put(pubsub_topic=LONG), "word": put_work(command=[LONG]),
+    "path": put_work(outputs=[LONG]), "cwd": put_work(relative_cwd=LONG), "variable": env((LONG, "")),
+    "its value": env(("a", LONG)), "prefix": prefixes((LONG, ["p"])), "cache": caches((LONG, "p")),
+    "path of a cache": caches(("a", LONG)), "package": packages(f"p:{LONG}@1"), "version": packages(f"p:x@{LONG}"),
+    "server": packages(server=LONG), "instance": tree(LONG), "secret": put_work(secret_bytes=LONG.encode()),
+    "client": packages(client_package={"package_name": "a", "version": "b", "path": LONG}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HUGE.values(), ids=list(HUGE))
+def test_a_refusal_is_short_whatever_was_sent(change: Change):
+    error = refusal(applied(change))
+    assert error.code is Code.INVALID_ARGUMENT and len(error.message) < 1_200
 
 
 VALUES = st.sampled_from(["a", "b", "a|b", "b|a", "", " ", "a:b", "|", "x" * 257, "\n"]) | st.text(max_size=3)
