@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -123,6 +124,9 @@ class Attempts:
                     _write_text(folder, command)
                     continue
                 start = self._start(folder, held, command, began_at)
+                if ended is None:  # no program has run yet, so that no link can lead anywhere else
+                    with suppress(OSError):  # the runner says what is wrong with it
+                        start.cwd.mkdir(parents=True, exist_ok=True)
             except ValueError as error:
                 return _failed(held, str(error), client_error=True)
             ended = await self._runner.run(start, stop=held.stop)

@@ -126,6 +126,24 @@ async def test_commands_run_in_order_until_one_fails(lab, programs, autojump_clo
     assert (report.ok, report.exit_code) == (False, 7)
 
 
+async def test_the_folder_of_the_first_command_is_made(lab, programs, autojump_clock):
+    """Nothing but an input could have made it, and a Swarming bot makes it too."""
+    seen = []
+    for name in ("run", "next"):
+        programs.effects[name] = lambda start: seen.append((start.cwd.parts[-2:], start.cwd.is_dir()))
+    commands = (Command(argv=("run",), cwd="sub/dir"), Command(argv=("next",), cwd="other/dir"))
+    assert (await report_of(lab, commands=commands)).ok
+    assert seen == [(("sub", "dir"), True), (("other", "dir"), False)]
+
+
+@pytest.mark.parametrize("cwd", ["a", "a/b"])
+async def test_a_file_in_the_place_of_the_first_commands_folder_stays(lab, programs, autojump_clock, cwd):
+    seen = []
+    programs.effects["run"] = lambda start: seen.append(start.cwd.is_dir())
+    await report_of(lab, commands=(Command(write_to="a", text="x"), Command(argv=("run",), cwd=cwd)))
+    assert seen == [False]  # and the runner says what is wrong: test_process.py
+
+
 async def test_a_text_is_written_before_the_command_that_reads_it(lab, programs, autojump_clock):
     seen = []
     programs.effects["run"] = lambda start: seen.append((start.cwd / "a/b.txt").read_text())
