@@ -185,7 +185,7 @@ def dimension_tags(required: dict[str, list[str]]) -> Iterable[str]:
                 yield f"{key}:{alternative}"
 
 
-def request_of(row: OpRow, text: TaskText) -> tasks_pb2.TaskRequestResponse:
+def request_of(row: OpRow, text: TaskText, *, pools_realm: str = "") -> tasks_pb2.TaskRequestResponse:
     """As `record`, id and moment included, for any task of the daemon, whoever submitted it."""
     works = text.work if len(text.work) > 1 else text.work * len(text.slices)
     said = properties_said(works[0])
@@ -196,9 +196,9 @@ def request_of(row: OpRow, text: TaskText) -> tasks_pb2.TaskRequestResponse:
     record = tasks_pb2.TaskRequestResponse(
         task_id=task_id(row.id), created_ts=timestamp(row.created_wall), name=row.name, priority=priority,
         parent_task_id="" if row.parent is None else task_id(row.parent), user="" if user == "none" else user,
-        authenticated=_tagged(row.tags, "authenticated") or row.owner or ANONYMOUS,
+        authenticated=row.owner or ANONYMOUS,  # never by a tag: anybody may write that
         tags=sorted({*row.tags, *(f"{key}:{value}" for key, value in missing if key not in keys and value)}),
-        service_account=said.service_account or NO_ACCOUNT, realm=said.realm or _tagged(row.tags, "realm"),
+        service_account=said.service_account or NO_ACCOUNT, realm=said.realm or pools_realm,
         bot_ping_tolerance_secs=whole_seconds(works[0].ping_tolerance_s) or DEFAULT_PING_TOLERANCE_S,
         expiration_secs=whole_seconds(sum(part.expiration_s for part in text.slices)),
     )  # fmt: skip
