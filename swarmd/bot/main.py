@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 CLOSE_S = 5.0  # for the goodbye to the daemon
+ORDERED_CLOSE_S = 60.0  # for the same when the daemon ordered it; after so long the session ends by itself
 DELIVER_S = 15.0  # for the last reports, after a person stopped the bot
 LOOK_S = 1.0  # between looks at what a bot that leaves is waiting for
 TELL_S = 60.0  # between lines of the log about it
@@ -124,7 +125,7 @@ class Bot:
         )
         self._folders.clear()
         if not restarts:  # a new session of the same bot replaces the old one
-            await self.talk.close(CLOSE_S)
+            await self.talk.close(CLOSE_S, ORDERED_CLOSE_S)
         return Ending(code, restarts)
 
     def leave(self) -> None:

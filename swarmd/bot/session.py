@@ -151,17 +151,29 @@ class Conversation:
             except Over:
                 return
 
-    async def close(self, within_s: float) -> None:
-        """Ends the session, so that the daemon need not wait for its deadline. Tried once: it is a courtesy."""
+    async def close(self, within_s: float, ordered_s: float) -> None:
+        """Ends the session, so that the daemon need not wait for its deadline. Tried once within `within_s`: it is a
+        courtesy. When it was the daemon that told the bot to end, and no person, it is tried again for `ordered_s`: a
+        task may wait for the goodbye.
+        """
         if not self.is_open:
             return
         self.is_open = False
-        with trio.move_on_after(within_s):
-            try:
-                await self._wire.close_session(self._session)
-                events.info("session.closed", session=self._session)
-            except WireError as failure:
-                events.warning("session.not_closed", session=self._session, reason=failure.message)
+        ordered = self.end_order == "terminate" and not self.wants_end
+        backoff = Backoff(self._rng)
+        with trio.move_on_after(ordered_s if ordered else within_s):
+            while True:
+                try:
+                    await self._wire.close_session(self._session)
+                    events.info("session.closed", session=self._session)
+                    return
+                except WireError as failure:
+                    events.warning("session.not_closed", session=self._session, reason=failure.message)
+                    if not (ordered and failure.is_passing):
+                        return
+                with trio.move_on_after(backoff.next_s()):
+                    await self._leaving.wait()
+                    return
 
     # Opening
 

@@ -59,6 +59,8 @@ class Ending(Placing):
         session = self.sessions.get(attempt.session)
         if session is not None:
             session.attempts.pop(attempt.id, None)
+            if not session.attempts and self.bots[session.bot].is_to_end:
+                self.wake_session(session)  # now it can be told to end
         task = self.tasks[attempt.task]
         assert task.attempt is attempt
         task.attempt = None
@@ -151,6 +153,8 @@ class Ending(Placing):
         assert task.attempt is None, f"task {task.id} ends with a live attempt"
         if task.queued is not None:
             self.unqueue(task)
+        if task.facts.requires.ends_bot:
+            self.termination_changed(now, task.facts.requires)
         self.move(task, state)
         ok = outcome.ok and state is TaskState.COMPLETED
         self.changes.finals[task.id] = FinalRecord(task.id, state, ok, outcome.exit_code, outcome.reason, now)

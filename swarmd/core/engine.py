@@ -150,6 +150,7 @@ class Engine(Explaining):
         self.attempts[attempt.id] = attempt
         attempt.stored = True
         task = self.tasks[attempt.task]
+        attempt.ends_bot = task.facts.requires.ends_bot
         task.attempt = attempt
         task.tries, task.last_attempt, task.due_at = attempt.number, attempt.id, NEVER
         self.sessions[attempt.session].attempts[attempt.id] = attempt
@@ -209,5 +210,6 @@ class Engine(Explaining):
         for attempt in self.attempts.values():
             assert self.tasks[attempt.task].attempt is attempt
             assert self.sessions[attempt.session].attempts[attempt.id] is attempt
+            assert not attempt.ends_bot or self.sessions[attempt.session].ending is attempt
         for requirement_set in self.matching.sets.values():
             assert requirement_set.count == len(requirement_set.queued_tasks(self.tasks))

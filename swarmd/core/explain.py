@@ -88,6 +88,8 @@ class Explaining(Submitting):
     def _queued(self, now: float, task: Task, requires: RequirementSet) -> tuple[str, str]:
         if not requires.bots:
             return self.no_match(requires)
+        if requires.ends_bot:
+            return self._ends_later(requires)
         able = [bot for bot in requires.bots.values() if bot.takes_work]
         connected = [bot for bot in able if bot.session is not None]
         if connected:
@@ -104,6 +106,16 @@ class Explaining(Submitting):
             return "bots_away", f"bot {able[0].id} could run it but is not connected; start it again"
         return "bots_refuse", self._why_refused(requires)
 
+    @staticmethod
+    def _ends_later(requires: RequirementSet) -> tuple[str, str]:
+        bot = min(requires.bots.values(), key=lambda b: b.id)
+        if bot.session is None:
+            return "bots_away", f"bot {bot.id} is not connected; it is told to end when it comes back"
+        return (
+            "bots_busy",
+            f"bot {bot.id} is told to end as soon as nothing runs there; it gets no other task before",
+        )
+
     def _why_refused(self, requires: RequirementSet) -> str:
         bot = min(requires.bots.values(), key=lambda b: b.id)
         if bot.quarantined is not None:
@@ -112,6 +124,8 @@ class Explaining(Submitting):
             why, remedy = f"is under maintenance ({bot.maintenance})", "it takes work again when that ends"
         elif bot.draining:
             why, remedy = "is draining", f"swarmd drain {bot.id} --undo"
+        elif (ending := self.termination_of(bot.id)) is not None and bot.is_leaving:
+            why, remedy = f"is to end by task {to_text(ending.id)}", f"swarmd cancel {to_text(ending.id)}"
         else:
             why, remedy = f"is about to {bot.order.value if bot.order else 'leave'}", "wait until it is back"
         more = f", and none of {len(requires.bots)} such bots takes work" if len(requires.bots) > 1 else ""

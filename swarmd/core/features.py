@@ -16,7 +16,7 @@ IO_LIMIT = "io_limit"
 TERMINATE = "terminate"
 PAYLOAD = "payload."
 
-NATIVE = (COMMANDS, FILES, INPUTS, OUTPUTS, UNSET, EMPTY, NOOP, IO_LIMIT)
+NATIVE = (COMMANDS, FILES, INPUTS, OUTPUTS, UNSET, EMPTY, NOOP, IO_LIMIT, TERMINATE)
 
 
 def features_of(work: Work) -> tuple[str, ...]:

@@ -337,6 +337,7 @@ class Attempt:
     __slots__ = (
         "accept_due_at",
         "bot",
+        "ends_bot",
         "id",
         "limit_due_at",
         "merged_end",
@@ -365,6 +366,7 @@ class Attempt:
         session: SessionId,
         offer_key: str,
         offered_at: float,
+        ends_bot: bool = False,
     ) -> None:
         self.id = id
         self.task = task
@@ -373,6 +375,7 @@ class Attempt:
         self.session = session
         self.offer_key = offer_key
         self.offered_at = offered_at
+        self.ends_bot = ends_bot  # of a termination task
         self.state = AttemptState.OFFERED
         self.started_at = 0.0
         self.accept_due_at = NEVER
@@ -439,6 +442,14 @@ class Session:
         self.ended_at = 0.0
         self.end_reason = ""
 
+    @property
+    def ending(self) -> Attempt | None:
+        """The attempt of a termination task that it holds: then it holds nothing else, and gets nothing else."""
+        if len(self.attempts) != 1:
+            return None
+        attempt = next(iter(self.attempts.values()))
+        return attempt if attempt.ends_bot else None
+
 
 class Bot:
     """A bot that the daemon knows, connected or not."""
@@ -450,6 +461,7 @@ class Bot:
         "draining",
         "first_seen_at",
         "id",
+        "is_to_end",
         "key_hash",
         "last_seen_at",
         "maintenance",
@@ -482,12 +494,25 @@ class Bot:
         self.maintenance: str | None = None
         self.draining = False
         self.order: BotOrder | None = None
+        self.is_to_end = False  # a termination task is queued for it (kept by its requirement set)
         self.satisfies: set[RequirementSet] = set()
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether somebody wants it to end, by an order or by a task: it gets nothing else before."""
+        if self.is_to_end or self.order is BotOrder.TERMINATE:
+            return True
+        return self.session is not None and self.session.ending is not None
+
+    @property
     def takes_work(self) -> bool:
+        """Whether it is offered tasks, other than one that ends it."""
         return (
-            self.quarantined is None and self.maintenance is None and not self.draining and self.order is None
+            self.quarantined is None
+            and self.maintenance is None
+            and not self.draining
+            and self.order is None
+            and not self.is_leaving
         )
 
     @property

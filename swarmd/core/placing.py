@@ -6,7 +6,7 @@ from swarmd.core.dimensions import Requirements
 from swarmd.core.model import (
     NEVER,
     Bot,
-    BotOrder,
+    BotId,
     Outcome,
     Plan,
     Session,
@@ -15,7 +15,7 @@ from swarmd.core.model import (
     Task,
     TaskState,
 )
-from swarmd.core.queue import RequirementSet, best_head
+from swarmd.core.queue import RequirementSet, best_head, requirements_to_end
 from swarmd.core.world import World
 
 SliceKey = tuple[Requirements, float, bool, float, float, float, bool, float]
@@ -63,7 +63,10 @@ class Placing(World):
         self.touch(task)
         if not task.facts.wait_for_capacity and not self.has_capacity(requirement_set):
             self._pass_over_soon(now)
-        self.wake_for(requirement_set)
+        if requirement_set.ends_bot:
+            self.termination_changed(now, requirement_set)
+        else:
+            self.wake_for(requirement_set)
 
     def unqueue(self, task: Task) -> None:
         if task.queued is not None:
@@ -101,9 +104,11 @@ class Placing(World):
     @staticmethod
     def has_capacity(requirement_set: RequirementSet) -> bool:
         """Whether any present bot could run it some day: busy ones, those under maintenance and those told to
-        restart or update count."""
+        restart or update count. Every bot can end."""
+        if requirement_set.ends_bot:
+            return bool(requirement_set.bots)
         return any(
-            b.quarantined is None and not b.draining and b.order is not BotOrder.TERMINATE
+            b.quarantined is None and not b.draining and not b.is_leaving
             for b in requirement_set.bots.values()
         )
 
@@ -128,6 +133,33 @@ class Placing(World):
         ]
         return sorted(found, key=lambda task: task.id)
 
+    # ------------------------------------------------------------- termination tasks
+
+    def termination_of(self, bot_id: BotId) -> Task | None:
+        """The unfinished termination task of a bot that may be waited for: handed out, or the first that is queued.
+        None also for one that is being stopped."""
+        bot = self.bots.get(bot_id)
+        ending = bot.session.ending if bot is not None and bot.session is not None else None
+        if ending is not None and ending.stop is None:
+            return self.tasks[ending.task]
+        requirement_set = self.matching.sets.get(requirements_to_end(bot_id))
+        return None if requirement_set is None else requirement_set.head(self.tasks)
+
+    def next_termination(self, session: Session) -> Task | None:
+        """The termination task that a session is to be given now: its bot has one, and holds nothing."""
+        bot = self.bots[session.bot]
+        if not bot.is_to_end or session.attempts or bot.session is not session:
+            return None
+        return best_head((s for s in bot.satisfies if s.ends_bot), self.tasks)
+
+    def termination_changed(self, now: float, requirement_set: RequirementSet) -> None:
+        """A termination task was queued, or ended: its bot takes nothing else from now on, or takes work again."""
+        for bot in requirement_set.bots.values():
+            self.capacity_changed(now, bot)
+            if bot.session is not None:
+                self.hand_wakes_on(bot.session)
+                self.wake_session(bot.session)
+
     # ------------------------------------------------------------- waiting sessions
 
     @staticmethod
@@ -139,6 +171,8 @@ class Placing(World):
         session = self.session_named(session_id)
         bot = self.bots[session.bot]
         assert session.bucket == -1, "a session waits twice"
+        if self.next_termination(session) is not None:
+            return True
         if free <= 0 or not bot.takes_work:
             return False
         if best_head(bot.satisfies, self.tasks) is not None:
@@ -167,6 +201,11 @@ class Placing(World):
         if session is not None:
             for requirement_set in sorted(self.bots[session.bot].satisfies, key=lambda s: s.requirements):
                 self.wake_for_all(requirement_set)
+
+    def hand_wakes_on(self, session: Session) -> None:
+        """Ends the wait of a session; what it was woken for goes to others."""
+        if self.unwait(session.id):
+            self.pass_on(session.id)
 
     def _add_waiting(self, session: Session) -> None:
         session.bucket = self._load(session)

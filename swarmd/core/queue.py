@@ -12,7 +12,8 @@ import heapq
 from bisect import insort
 from collections.abc import Iterable, Mapping
 
-from swarmd.core.dimensions import ID, POOL, Requirement, Requirements, missing
+from swarmd.core.dimensions import FEATURE, ID, POOL, Requirement, Requirements, missing
+from swarmd.core.features import TERMINATE
 from swarmd.core.model import Bot, BotId, Task, TaskId
 
 _COMPACT_FLOOR = 256
@@ -22,10 +23,13 @@ KEPT = 32  # sets that nothing refers to: the next task finds their bots, which 
 class RequirementSet:
     """One canonical set of requirements: what is queued under it and who could take it."""
 
-    __slots__ = ("bots", "count", "entries", "heaps", "impatient", "priorities", "requirements", "users")
+    __slots__ = (
+        "bots", "count", "ends_bot", "entries", "heaps", "impatient", "priorities", "requirements", "users",
+    )  # fmt: skip
 
     def __init__(self, requirements: Requirements) -> None:
         self.requirements = requirements
+        self.ends_bot = (FEATURE, (TERMINATE,)) in requirements  # its tasks are termination tasks, of one bot
         self.users = 0  # plans that refer to it
         self.bots: dict[BotId, Bot] = {}  # present bots that satisfy it
         self.heaps: dict[int, list[TaskId]] = {}  # task ids by priority; may hold stale ones
@@ -58,6 +62,7 @@ class RequirementSet:
         self.count += 1
         if not task.facts.wait_for_capacity:
             self.impatient.add(task.id)
+        self.tell_bots()
 
     def leave(self, task: Task) -> None:
         """Takes `task` out; its entry in the heap becomes stale."""
@@ -65,6 +70,13 @@ class RequirementSet:
         task.queued = None
         self.count -= 1
         self.impatient.discard(task.id)
+        self.tell_bots()
+
+    def tell_bots(self) -> None:
+        """A bot knows whether a task that ends it is queued."""
+        if self.ends_bot:
+            for bot in self.bots.values():
+                bot.is_to_end = any(s.ends_bot and s.count for s in bot.satisfies)
 
     def head(self, tasks: Mapping[TaskId, Task]) -> Task | None:
         """The task that comes first, still queued. Stale entries met on the way are removed."""
@@ -178,12 +190,19 @@ class Matching:
         for requirement_set in bot.satisfies:
             requirement_set.bots.pop(bot.id, None)
         bot.satisfies = set()
+        bot.is_to_end = False
 
     @staticmethod
     def _pair(requirement_set: RequirementSet, bot: Bot) -> None:
         if not missing(requirement_set.requirements, bot.values):
             requirement_set.bots[bot.id] = bot
             bot.satisfies.add(requirement_set)
+            requirement_set.tell_bots()
+
+
+def requirements_to_end(bot: BotId) -> Requirements:
+    """What a termination task of `bot` requires, in canonical form."""
+    return ((FEATURE, (TERMINATE,)), (ID, (bot,)))
 
 
 def best_head(sets: Iterable[RequirementSet], tasks: Mapping[TaskId, Task]) -> Task | None:

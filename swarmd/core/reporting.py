@@ -13,6 +13,7 @@ from swarmd.core.model import (
     Attempt,
     AttemptId,
     AttemptState,
+    BotOrder,
     OpId,
     Outcome,
     Session,
@@ -49,6 +50,8 @@ class Reporting(Ending):
 
         The same `key` again gives the same attempts (those not yet started), also after a restart, and no
         new ones.
+        While a termination task of the bot is queued there is nothing else for it: as soon as it holds nothing it gets
+        that, whatever its health and `limit`, and nothing more until that has ended.
         Cost: O(limit × k), k = requirement sets with something queued that the bot satisfies.
         Raises `Unknown` for a session that is not open.
         """
@@ -57,9 +60,13 @@ class Reporting(Ending):
         if again:
             return [a for a in again if a.state is AttemptState.OFFERED]
         bot = self.bots[session.bot]
+        offered = []
+        if (termination := self.next_termination(session)) is not None:
+            offered.append(self._offer_one(now, session, termination, key, accept_s))
+            self.moved.add(session.id)
+            return offered
         if not bot.takes_work:
             return []
-        offered = []
         for _ in range(min(limit, MAX_OFFERS)):
             task = best_head(bot.satisfies, self.tasks)
             if task is None:
@@ -77,8 +84,9 @@ class Reporting(Ending):
         self.unqueue(task)
         task.tries += 1
         attempt = Attempt(
-            AttemptId(self.ids.next(now)), task.id, task.tries, session.bot, session.id, key, now
-        )
+            AttemptId(self.ids.next(now)), task.id, task.tries, session.bot, session.id, key, now,
+            task.facts.requires.ends_bot,
+        )  # fmt: skip
         attempt.accept_due_at = now + (self.settings.accept_s if accept_s is None else accept_s)
         attempt.remaining_s = left_s
         task.attempt = attempt
@@ -209,18 +217,25 @@ class Reporting(Ending):
         return True
 
     def orders(self, session_id: SessionId) -> list[Ordered]:
-        """What a session is told now; repeated until its effect is seen."""
+        """What a session is told now; repeated until its effect is seen.
+
+        A termination task reads as orders here: to drain while it is queued, and to end once it was started.
+        """
         session = self.session_named(session_id)
         bot = self.bots[session.bot]
         found = [
             Ordered("stop", a.id, a.stop.reason.value, a.stop.grace_s)
             for a in session.attempts.values()
-            if a.stop is not None
+            if a.stop is not None and not a.ends_bot
         ]
-        if bot.draining:
+        if bot.draining or bot.is_to_end:
             found.append(Ordered("drain"))
         if bot.order is not None:
             found.append(Ordered(bot.order.value))
+        ending = session.ending
+        is_told = ending is not None and ending.state is AttemptState.RUNNING and ending.stop is None
+        if is_told and bot.order is not BotOrder.TERMINATE:
+            found.append(Ordered(BotOrder.TERMINATE.value))
         return found
 
     # ------------------------------------------------------------- deadlines of a session

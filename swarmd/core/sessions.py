@@ -10,7 +10,16 @@ from msgspec import Struct
 from swarmd.core.dimensions import FEATURE, check_bot, values_of
 from swarmd.core.errors import Conflict, Refused
 from swarmd.core.ids import to_text
-from swarmd.core.model import AttemptId, AttemptState, Bot, BotId, BotOrder, Session, SessionId
+from swarmd.core.model import (
+    AttemptId,
+    AttemptState,
+    Bot,
+    BotId,
+    BotOrder,
+    Outcome,
+    Session,
+    SessionId,
+)
 from swarmd.core.reporting import Reporting
 
 UNCHANGED = "\0unchanged"  # for a reason that is not touched
@@ -128,7 +137,7 @@ class Sessions(Reporting):
             attempt.offer_key = ""
             new.attempts[attempt.id] = attempt
             self.touch_attempt(attempt)
-        self._end(now, old, "replaced by a new session of the same bot", uncounted=False)
+        self._end(now, old, "replaced by a new session of the same bot", goodbye=False)
 
     def describe(self, now: float, newcomer: Newcomer) -> None:
         """A bot with an open session says anew what it is. Nothing is written when that is what it said before, but
@@ -155,7 +164,7 @@ class Sessions(Reporting):
         if values != bot.values or bot.dimensions != dimensions or bot.assigned != assigned:
             self.capacity_changed(now, bot)
             if bot.session is not None and bot.session.free:  # a call of it waits
-                self._hand_wakes_on(bot.session)
+                self.hand_wakes_on(bot.session)
                 self.wake_session(bot.session)  # what it matches now may be queued already
             self.matching.leave(bot)
             bot.dimensions, bot.assigned, bot.values = dimensions, assigned, values
@@ -178,8 +187,17 @@ class Sessions(Reporting):
         self.emit(now, kind, bot=self.bot_named(bot_id).id, detail={"message": message[:MAX_MESSAGE]})
 
     def close_session(self, now: float, session_id: SessionId, reason: str) -> None:
-        """The bot says goodbye: offers go back uncounted, accepted attempts are lost."""
-        self._end(now, self.session_named(session_id), reason, uncounted=True)
+        """The bot says goodbye: offers go back uncounted, accepted attempts are lost, but for one that told it to
+        end: that was obeyed."""
+        self._end(now, self.session_named(session_id), reason, goodbye=True)
+
+    def finish(self, now: float, session_id: SessionId, attempt_id: AttemptId, outcome: Outcome) -> bool:
+        """See `Reporting.finish`. Who confirms that it ends itself, as a task told it, has said goodbye."""
+        attempt = self.attempts.get(attempt_id)
+        taken = super().finish(now, session_id, attempt_id, outcome)
+        if taken and outcome.ok and attempt is not None and attempt.ends_bot:
+            self._end(now, self.session_named(session_id), "it ended itself, as a task told it", goodbye=True)
+        return taken
 
     def deadline_passed(self, now: float, session_id: SessionId) -> None:
         """The moment that `session_due` named has come: ends what is due, perhaps the session."""
@@ -187,20 +205,23 @@ class Sessions(Reporting):
         if session is None:
             return
         if not session.held and session.due_at <= now:
-            self._end(now, session, f"silent for {self.patience_s(session):g} s", uncounted=False)
+            self._end(now, session, f"silent for {self.patience_s(session):g} s", goodbye=False)
         else:
             self.attempts_due(now, session)
 
-    def _end(self, now: float, session: Session, reason: str, uncounted: bool) -> None:
+    def _end(self, now: float, session: Session, reason: str, *, goodbye: bool) -> None:
+        """Ends a session; `goodbye`: by the bot's own word."""
         bot = self.bots[session.bot]
-        self._hand_wakes_on(session)
+        self.hand_wakes_on(session)
         for attempt in list(session.attempts.values()):
             if attempt.id not in session.attempts:
                 continue  # a child of one that ended before it in this loop
-            if attempt.state is AttemptState.RUNNING:
+            if attempt.state is AttemptState.RUNNING and attempt.ends_bot and goodbye:
+                self.conclude(now, attempt, Outcome(ok=True, exit_code=0))
+            elif attempt.state is AttemptState.RUNNING:
                 self.lose(now, attempt, f"its bot {bot.id} is gone: {reason}")
             else:
-                self.drop(now, attempt, reason, counted=not uncounted)
+                self.drop(now, attempt, reason, counted=not goodbye)
         assert not session.attempts
         del self.sessions[session.id]
         session.ended_at, session.end_reason = now, reason
@@ -274,13 +295,8 @@ class Sessions(Reporting):
             self.capacity_changed(now, bot)
         if bot.session is not None:
             if bot.session.woken:
-                self._hand_wakes_on(bot.session)
+                self.hand_wakes_on(bot.session)
             self.wake_session(bot.session)
-
-    def _hand_wakes_on(self, session: Session) -> None:
-        """Ends the wait of a session; what it was woken for goes to others."""
-        if self.unwait(session.id):
-            self.pass_on(session.id)
 
     def delete_bot(self, now: float, bot_id: BotId) -> None:
         """Forgets a bot without a session. Raises `Unknown`, or `Conflict` while it is connected."""

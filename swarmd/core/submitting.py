@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from swarmd.core.changes import OpRecord, RequestRecord, TaskRecord
-from swarmd.core.dimensions import MAX_SLICES, canonical
+from swarmd.core.dimensions import ID, MAX_SLICES, canonical
 from swarmd.core.ending import meets
 from swarmd.core.errors import Conflict, Refused, Unknown
 from swarmd.core.features import features_of
@@ -19,6 +19,7 @@ from swarmd.core.model import (
     DEFAULT_EXPIRATION_S,
     DEFAULT_POOL,
     NO_GRAPH,
+    BotId,
     Condition,
     Graph,
     GraphId,
@@ -32,6 +33,7 @@ from swarmd.core.model import (
     is_own,
 )
 from swarmd.core.placing import SliceKey
+from swarmd.core.queue import requirements_to_end
 from swarmd.core.sessions import Sessions
 
 MAX_EDGES = 1_000_000  # of one submission
@@ -443,6 +445,12 @@ class Submitting(Sessions):
 def slice_key(work: Work, part: SliceSpec, pool: str) -> SliceKey:
     """The scheduling facts of one slice. Raises `Refused` for dimensions that no bot could have."""
     requirements = () if work.marker else canonical(part.dimensions, pool, features_of(work))
+    if work.terminate and requirements != requirements_to_end(BotId(part.dimensions.get(ID, [""])[0])):
+        raise Refused(
+            "bad_task",
+            "a termination task requires something else than its bot",
+            "give dimension id alone, and no pool",
+        )
     return (
         requirements, part.expiration_s, part.wait_for_capacity, work.hard_limit_s, work.io_limit_s, work.grace_s,
         work.marker, work.ping_tolerance_s,

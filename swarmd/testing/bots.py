@@ -10,7 +10,7 @@ Step by step:
     bot.finish(offer.attempt, exit_code=0)
     await bot.sync()
 
-or by itself, in a nursery, until it is cancelled:
+or by itself, in a nursery, until it is cancelled or told to end:
 
     nursery.start_soon(bot.live)
     nursery.start_soon(partial(other.live, Fault.SILENT))
@@ -165,6 +165,12 @@ class NativeBot:
         fields.setdefault("ok", exit_code == 0)
         self._finished.append(m.FinishedAttempt(attempt=attempt, exit_code=exit_code, **fields))
 
+    @property
+    def _may_end(self) -> bool:
+        """Whether it was told to end, and has nothing left to run or to report."""
+        is_told = any(order.kind == "terminate" for order in self.orders)
+        return is_told and not (self.running or self.queued or self._finished or self._output)
+
     async def close(self) -> None:
         """Ends the session."""
         await self.client.close_session(self.session)
@@ -187,7 +193,7 @@ class NativeBot:
         chance: float = 1.0,
         random: Random | None = None,
     ) -> None:
-        """Opens a session and works until it is cancelled.
+        """Opens a session and works until it is cancelled, or told to end: then it says goodbye when nothing runs.
 
         Each task runs for `runs_s` and ends with the exit code that `outcome` gives. A stop that is
         ordered is obeyed at once. After a lost session it opens another one; while the daemon is away it
@@ -201,10 +207,14 @@ class NativeBot:
                 if not self.session:
                     await self.open()
                 await self._round(fault, wait_s, ends_at)
+                if self._may_end:
+                    await self.close()
+                    return
             except ApiError as error:
                 if error.code not in ("unknown_session", "stopping", "store_broken"):
                     raise
                 if error.code == "unknown_session":
+                    self.orders = []
                     await self._again(keeps=True)
             except Unreachable:
                 await trio.sleep(AWAY_S)

@@ -74,6 +74,7 @@ class FakeDaemon:
     fail_after: list[WireError] = field(
         default_factory=list
     )  # the next calls take effect, their answers are lost
+    fail_close: list[WireError] = field(default_factory=list)  # the next goodbyes do not arrive
     is_away: bool = False
     late_s: list[float] = field(
         default_factory=list
@@ -232,6 +233,8 @@ class FakeDaemon:
 
     async def close_session(self, session: str) -> None:
         await self._travel()
+        if self.fail_close:
+            raise self.fail_close.pop()
         self.closed.append(session)
 
     async def append_output(self, attempt: str, stream: str, offset: int, data: bytes) -> OutputAnswer:

@@ -405,3 +405,46 @@ async def test_after_the_second_wish_the_last_reports_get_some_seconds(lab, auto
     await lab.ended.wait()
     assert trio.current_time() - began_at == pytest.approx(15.0, abs=0.1) and lab.ending.exit_code == 1
     assert told(caplog)[-1].hint == "a further SIGTERM gives up"
+
+
+# ------------------------------------------------------------------ the goodbye of a bot that was ordered to end
+
+
+async def test_an_ordered_goodbye_waits_for_a_daemon_that_is_away(lab, autojump_clock):
+    await lab.start_bot()
+    await trio.sleep(1)
+    lab.daemon.order("terminate")
+    lab.daemon.fail_close = [lost()] * 4
+    await lab.ended.wait()
+    assert lab.daemon.closed == ["s1"] and lab.ending.exit_code == 0
+    assert trio.current_time() < 30
+
+
+async def test_an_ordered_goodbye_is_given_up_when_the_session_has_ended_by_itself(lab, autojump_clock):
+    await lab.start_bot()
+    await trio.sleep(1)
+    lab.daemon.order("terminate")
+    lab.daemon.fail_close = [lost()] * 1_000
+    await lab.ended.wait()
+    assert lab.daemon.closed == [] and lab.ending.exit_code == 0
+    assert 60 <= trio.current_time() - 1 < 62
+
+
+async def test_a_person_need_not_wait_for_a_goodbye(lab, autojump_clock):
+    bot = await lab.start_bot()
+    await trio.sleep(1)
+    lab.daemon.order("terminate")
+    lab.daemon.fail_close = [lost()] * 1_000
+    await trio.sleep(10)
+    bot.leave()
+    await lab.ended.wait()
+    assert trio.current_time() - 11 < 1 and lab.ending.exit_code == 0
+
+
+async def test_other_goodbyes_are_tried_once(lab, autojump_clock):
+    bot = await lab.start_bot()
+    await trio.sleep(1)
+    lab.daemon.fail_close = [lost()] * 1_000
+    bot.leave()
+    await lab.ended.wait()
+    assert trio.current_time() - 1 < 1 and len(lab.daemon.fail_close) == 999

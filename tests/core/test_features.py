@@ -37,7 +37,7 @@ def test_the_features_that_a_task_needs(work: Work, features: tuple[str, ...]) -
     assert features_of(work) == features
 
 
-def test_the_native_protocol_expresses_all_but_other_protocols_messages_and_ends() -> None:
+def test_the_native_protocol_expresses_all_but_other_protocols_messages() -> None:
     everything = Work(
         (RUN, Command(write_to="f")),
         {"A": None, "B": ""},
@@ -45,6 +45,6 @@ def test_the_native_protocol_expresses_all_but_other_protocols_messages_and_ends
         ("out",),
         io_limit_s=1,
         noop=True,
+        terminate=True,
     )
     assert set(features_of(everything)) == set(NATIVE)
-    assert "terminate" not in NATIVE

@@ -141,7 +141,7 @@ class BotCallHandlers:
                 engine.finish(
                     now, session.id, AttemptId(from_text(finished.attempt) or 0), outcome_of(finished)
                 )
-            running, queued = _ids(body.running), _ids(body.queued)
+            running, queued = [*_ids(body.running), *_told_to_end(session)], _ids(body.queued)
             strangers = engine.holds(now, session.id, running, queued, lambda a: _offered_in(a) <= seen)
             if body.state is not None:
                 self._health(engine, now, session.bot, body.state, state)
@@ -170,7 +170,11 @@ class BotCallHandlers:
             with self.daemon.step() as (engine, now):
                 if id not in engine.sessions:
                     return [], []
-                offers = engine.offer(now, id, str(body.seq), take) if take and not hold.called_back else []
+                asks = take or engine.bots[engine.sessions[id].bot].is_to_end
+                offers = engine.offer(now, id, str(body.seq), take) if asks and not hold.called_back else []
+                for ending in [a for a in offers if a.ends_bot]:
+                    engine.accept(now, ending)  # who is told to end may say nothing more than goodbye
+                offers = [a for a in offers if not a.ends_bot]
                 orders = [*engine.orders(id), *(Ordered("stop", s, "not_yours", 0.0) for s in strangers)]
             news = {(o.kind, o.attempt) for o in orders} - told.orders
             if offers or news or hold.called_back or self.daemon.stopping.is_set():
@@ -234,6 +238,11 @@ def outcome_of(finished: m.FinishedAttempt) -> Outcome:
         outputs=tuple(finished.outputs),
         payload=finished.payload,
     )
+
+
+def _told_to_end(session: Session) -> list[AttemptId]:
+    """A termination task reaches a native bot as an order: it never hears of the attempt, and names it nowhere."""
+    return [] if session.ending is None else [session.ending.id]
 
 
 def _ids(texts: Sequence[str]) -> list[AttemptId]:

@@ -232,10 +232,12 @@ class BotHandlers:
     async def _answer(
         self, call: Call, body: wire.PollCall, session: Session, group: Group, uuid: str
     ) -> dict[str, Any]:
+        bot = self._daemon.engine.bots[session.bot]
+        if (end := await self._end(call, session, group, uuid)) is not None:
+            return end
         order = self._order(session)
         if order is not None:
             return order
-        bot = self._daemon.engine.bots[session.bot]
         if reason := sick(bot):
             return {"cmd": "sleep", "duration": random.uniform(*SICK_SLEEP_S[reason])}
         rbe = {} if group.mode == "native" else {"rbe": self._rbe(group)}
@@ -247,6 +249,14 @@ class BotHandlers:
         if rbe:
             return {"cmd": "rbe", **rbe}
         return self._order(session) or {"cmd": "sleep", "duration": self._pause_s(body.state)}
+
+    async def _end(self, call: Call, session: Session, group: Group, uuid: str) -> dict[str, Any] | None:
+        """A termination task. It comes before all else, also for a bot in quarantine and one that works by leases."""
+        with self._daemon.step() as (engine, now):
+            if session.ending is None and engine.next_termination(session) is not None:
+                engine.offer(now, session.id, uuid or f"poll {now}", 1)
+            ending = session.ending
+        return None if ending is None else await self._offering.tell(call, ending, group)
 
     def _order(self, session: Session) -> dict[str, Any] | None:
         """What a person asked of the bot; nothing for a process that is not the bot's any more."""

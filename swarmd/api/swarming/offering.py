@@ -58,7 +58,7 @@ class Offering:
             return None
         text, work = read
         if work.terminate:
-            return {"cmd": "terminate", "task_id": told.run_id}
+            return self._end(attempt, told.run_id)
         try:
             # Encoded here, because what a payload holds may be read and still not be written.
             return {
@@ -69,6 +69,15 @@ class Offering:
             kind = "" if work.payload is None else work.payload.type
             self._refuse(attempt, f"its payload is not one of type {kind}: {error}"[:MAX_REASON])
             return None
+
+    def _end(self, attempt: Attempt, run_id: str) -> dict[str, Any] | None:
+        """Tells the bot to end. The task runs from here on: a bot that cannot confirm it ends all the same, and its
+        next life is not to be told again."""
+        with self._context.daemon.step() as (engine, now):
+            if attempt.id not in engine.attempts:
+                return None
+            engine.accept(now, attempt)
+        return {"cmd": "terminate", "task_id": run_id}
 
     def _refuse(self, attempt: Attempt, reason: str) -> None:
         log.warning("task.unreadable", extra={"attempt": to_text(attempt.id), "reason": reason})

@@ -21,7 +21,7 @@ from swarmd.api.swarming.ids import NO_TASK, run_id, task_id, termination_id
 from swarmd.api.swarming.offering import Offering
 from swarmd.api.swarming.tokens import SessionToken
 from swarmd.core.ids import from_text, to_text
-from swarmd.core.model import Attempt, AttemptId, AttemptState, BotOrder, OpId, Session
+from swarmd.core.model import Attempt, AttemptId, AttemptState, BotOrder, OpId, Outcome, Session
 from swarmd.daemon.sessions import held
 
 STATUSES = ("OK", "MAINTENANCE", "HOST_REBOOTING", "BOT_TERMINATING", "UNHEALTHY", "INITIALIZING")
@@ -106,6 +106,16 @@ class RbeHandlers:
             engine.seen(now, session.id)
             closed = AttemptId(0) if lease is None else _attempt_of(lease)
             running = [a.id for a in session.attempts.values() if a.state is AttemptState.RUNNING]
+            ending = session.ending
+            if (
+                not asks
+                and ending is not None
+                and ending.id == closed
+                and ending.state is AttemptState.RUNNING
+            ):
+                # What a bot that was told to end reports of it may have been lost; that it leaves says the same.
+                engine.finish(now, session.id, closed, Outcome(ok=True, exit_code=0))
+                return None
             kept = [] if asks else [id for id in running if id != closed]
             engine.holds(now, session.id, kept, (), lambda a: a.id == closed)
         return session
@@ -123,7 +133,10 @@ class RbeHandlers:
                 with self._daemon.step() as (engine, now):
                     if hold.called_back or session.id not in engine.sessions:
                         return {}  # a newer call gets what there is
-                    order = engine.bots[session.bot].order
+                    bot = engine.bots[session.bot]
+                    order = (
+                        None if bot.is_to_end or session.ending is not None else bot.order
+                    )  # a task comes first
                     if order is BotOrder.TERMINATE:
                         return {"lease": _termination(session)}
                     nudge = self._nudge(token) if order is not None and group.mode == "rbe" else None

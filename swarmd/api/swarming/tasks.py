@@ -71,7 +71,8 @@ class TaskHandlers:
             engine.report_output(now, attempt, STREAM, offset, output)
         if outcome is not None:
             engine.finish(now, attempt.session, attempt.id, outcome)
-            engine.seen(now, attempt.session)  # what its task tolerated counts no more
+            if attempt.session in engine.sessions:  # it has not confirmed that it ends itself
+                engine.seen(now, attempt.session)  # what its task tolerated counts no more
         elif attempt.stop is not None:
             return {"must_stop": True, "ok": True, "stop_reason": KILLING}
         return {"must_stop": False, "ok": True}
