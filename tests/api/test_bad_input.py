@@ -172,7 +172,7 @@ ROWS: dict[str, Bad] = {
     "bad dimension": Bad("bad_dimension", 400, ("'g p u'", "letters"), one(dimensions={"g p u": ["x"]})),
     "empty value": Bad("bad_dimension", 400, ("os", "1 to 256"), one(dimensions={"os": [""]})),
     "no values": Bad("bad_dimension", 400, ("os", "0 values"), one(dimensions={"os": []})),
-    "too many alternatives": Bad("bad_dimension", 400, ("9 combinations",), one(
+    "too many alternatives": Bad("bad_dimension", 400, ("9 alternatives",), one(
         dimensions={"os": ["|".join("abcdefghi")]})),
     "dimension feature": Bad("bad_dimension", 400, ("feature",), one(dimensions={"feature": ["x"]})),
     "two pools": Bad("bad_dimension", 400, ("'lab'", "'default'"), one(dimensions={"pool": ["lab"]})),

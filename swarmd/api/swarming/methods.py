@@ -9,6 +9,7 @@ from swarmd.api.routes import Route, Verb
 from swarmd.api.swarming.prpc.layer import MAX_BODY, Method
 
 TASKS = "swarming.v2.Tasks"
+BOTS = "swarming.v2.Bots"
 SWARMING = "swarming.v2.Swarming"
 DISCOVERY = "discovery.Discovery"
 PREFIXES = ("/prpc/",)
@@ -25,6 +26,7 @@ METHODS: tuple[Method, ...] = (
     Method(TASKS, "ListTaskRequests", Verb.READ, "The requests of tasks that match."),
     Method(TASKS, "CountTasks", Verb.READ, "How many tasks match."),
     Method(TASKS, "CancelTasks", Verb.CHANGE, "Cancels the tasks that match."),
+    Method(BOTS, "TerminateBot", Verb.OPERATE, "Makes the task that ends a bot."),
     Method(SWARMING, "GetDetails", Verb.READ, "What the server is."),
     Method(SWARMING, "GetPermissions", Verb.READ, "What the caller may do."),
     Method(DISCOVERY, "Describe", Verb.READ, "The services, with all their messages."),

@@ -8,6 +8,7 @@ from swarmd.api.swarming.bot_code import BotCode
 from swarmd.api.swarming.context import Context
 from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.prpc.discovery import Discovery
+from swarmd.api.swarming.services.bot_tasks import BotTaskMethods
 from swarmd.api.swarming.services.listing import ListingMethods
 from swarmd.api.swarming.services.server import ServerMethods
 from swarmd.api.swarming.services.tasks import TaskMethods
@@ -16,5 +17,9 @@ from swarmd.api.swarming.services.tasks import TaskMethods
 def parts(context: Context, code: BotCode) -> Iterable[object]:
     """Each method of `METHODS` is an attribute of exactly one of these."""
     return (
-        TaskMethods(context), ListingMethods(context), ServerMethods(context, code), Discovery(METHODS),
-    )  # fmt: skip
+        TaskMethods(context),
+        ListingMethods(context),
+        BotTaskMethods(context),
+        ServerMethods(context, code),
+        Discovery(METHODS),
+    )

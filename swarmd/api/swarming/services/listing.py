@@ -27,6 +27,7 @@ MAX_COUNT = (1 << 31) - 1
 class ListingMethods:
     def __init__(self, context: Context) -> None:
         self._daemon = context.daemon
+        self._realm_of = context.realm_of
 
     async def list_tasks(
         self, call: Call, request: tasks_pb2.TasksWithPerfRequest
@@ -54,7 +55,7 @@ class ListingMethods:
 
         def read(conn: sqlite3.Connection) -> tuple[list[RunRow], list[tasks_pb2.TaskRequestResponse]]:
             runs = list_runs(conn, wanted, before, limit)
-            return runs, requests_of(conn, runs)
+            return runs, requests_of(conn, runs, self._realm_of)
 
         runs, items = await self._daemon.read(read)
         return tasks_pb2.TaskRequestsResponse(

@@ -9,18 +9,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 
 import msgspec
-from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec import Struct
 
-from swarmd.api.swarming.ids import task_id
 from swarmd.api.swarming.manifest import NO_ACCOUNT
 from swarmd.api.swarming.proto import tasks_pb2
 from swarmd.api.swarming.services.requests_work import (
     REDACTED,
     add_cipd_defaults,
-    properties_of,
-    properties_said,
-    whole_seconds,
     work_of,
 )
 from swarmd.api.swarming.services.rules import check, dimensions_of, pool_of
@@ -28,14 +23,12 @@ from swarmd.api.swarming.services.rules_inputs import bad
 from swarmd.core.dimensions import POOL
 from swarmd.core.model import OpId
 from swarmd.core.submitting import SliceSpec, TaskSpec
-from swarmd.store.queries import OpRow, TaskText
 
 USUAL_PRIORITY = 200  # of these clients; it is the core's 0
 MAX_PRIORITY = 255
 HIGHEST_PRIORITY = 20  # more is for those whom a pool allows it, and no pool does
 DEFAULT_PING_TOLERANCE_S = 1_200
 POOL_VERSION = "1"
-ANONYMOUS = "anonymous:anonymous"  # an identity: of who shows nothing
 
 
 class Parent(Struct, frozen=True):
@@ -117,8 +110,8 @@ def _with_defaults(given: tasks_pb2.TaskProperties) -> tasks_pb2.TaskProperties:
     properties.CopyFrom(given)
     properties.DiscardUnknownFields()
     properties.dimensions.sort(key=_by_key_and_value)
-    properties.env.sort(key=_by_key)
-    properties.env_prefixes.sort(key=_by_key)
+    properties.env.sort(key=by_key)
+    properties.env_prefixes.sort(key=by_key)
     if properties.HasField("cipd_input"):
         if properties.cipd_input.packages:
             add_cipd_defaults(properties.cipd_input)
@@ -127,7 +120,7 @@ def _with_defaults(given: tasks_pb2.TaskProperties) -> tasks_pb2.TaskProperties:
     return properties
 
 
-def _by_key(pair: object) -> str:
+def by_key(pair: object) -> str:
     return pair.key  # type: ignore[attr-defined, no-any-return]
 
 
@@ -183,54 +176,6 @@ def dimension_tags(required: dict[str, list[str]]) -> Iterable[str]:
         for value in values:
             for alternative in value.split("|"):
                 yield f"{key}:{alternative}"
-
-
-def request_of(row: OpRow, text: TaskText, *, pools_realm: str = "") -> tasks_pb2.TaskRequestResponse:
-    """As `record`, id and moment included, for any task of the daemon, whoever submitted it."""
-    works = text.work if len(text.work) > 1 else text.work * len(text.slices)
-    said = properties_said(works[0])
-    priority = swarming_priority(row.priority)
-    keys = {tag.partition(":")[0] for tag in row.tags}
-    user = _tagged(row.tags, "user") or row.owner
-    missing = (("pool", row.pool), ("priority", str(priority)), ("user", user or "none"))
-    record = tasks_pb2.TaskRequestResponse(
-        task_id=task_id(row.id), created_ts=timestamp(row.created_wall), name=row.name, priority=priority,
-        parent_task_id="" if row.parent is None else task_id(row.parent), user="" if user == "none" else user,
-        authenticated=row.owner or ANONYMOUS,  # never by a tag: anybody may write that
-        tags=sorted({*row.tags, *(f"{key}:{value}" for key, value in missing if key not in keys and value)}),
-        service_account=said.service_account or NO_ACCOUNT, realm=said.realm or pools_realm,
-        bot_ping_tolerance_secs=whole_seconds(works[0].ping_tolerance_s) or DEFAULT_PING_TOLERANCE_S,
-        expiration_secs=whole_seconds(sum(part.expiration_s for part in text.slices)),
-    )  # fmt: skip
-    for work, part in zip(works, text.slices, strict=True):
-        shown = record.task_slices.add(
-            expiration_secs=whole_seconds(part.expiration_s), wait_for_capacity=part.wait_for_capacity
-        ).properties
-        shown.CopyFrom(properties_of(work))
-        required = {**part.dimensions, **({POOL: [row.pool]} if row.pool else {})}
-        for key, values in sorted(required.items()):
-            for value in sorted(values):
-                shown.dimensions.add(key=key, value=value)
-        own = {pair.key for pair in shown.env}
-        for name, fact in (("SWARMD_INDEX", row.index), ("SWARMD_LINE", row.line)):
-            if fact is not None and name not in own:
-                shown.env.add(key=name, value=str(fact))
-        shown.env.sort(key=_by_key)
-    record.properties.CopyFrom(record.task_slices[0].properties)
-    record.resultdb.SetInParent()
-    return record
-
-
-def _tagged(tags: Iterable[str], key: str) -> str:
-    """The value of the first tag of that key, or nothing."""
-    return next((tag[len(key) + 1 :] for tag in tags if tag.startswith(key + ":")), "")
-
-
-def timestamp(wall: float) -> Timestamp:
-    """A moment in whole milliseconds."""
-    moment = Timestamp()
-    moment.FromMilliseconds(round(wall * 1000))
-    return moment
 
 
 # --------------------------------------------------------------------- which slices are equal

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from msgspec.structs import replace
 
 from swarmd.api.swarming import manifest
 from swarmd.api.swarming.context import PROPERTIES
@@ -78,21 +79,19 @@ def work_of(
 ) -> Work:
     """What a bot is told. `properties` as they were asked for, secrets and all, with the defaults of CIPD."""
     command, env = list(properties.command), {pair.key: pair.value for pair in properties.env}
-    limits = {
-        "hard_limit_s": float(properties.execution_timeout_secs),
-        "io_limit_s": float(properties.io_timeout_secs),
-        "grace_s": float(properties.grace_period_secs),
-        "ping_tolerance_s": ping_tolerance_s,
-    }
+    limits = Work(
+        hard_limit_s=float(properties.execution_timeout_secs), io_limit_s=float(properties.io_timeout_secs),
+        grace_s=float(properties.grace_period_secs), ping_tolerance_s=ping_tolerance_s,
+    )  # fmt: skip
     if only_swarming_bots(properties, account):
-        return Work(payload=_payload(properties, command, env, account, realm), **limits)
-    return Work(
+        return replace(limits, payload=_payload(properties, command, env, account, realm))
+    return replace(
+        limits,
         commands=(Command(tuple(command), {}, properties.relative_cwd),),
         env={name: value or None for name, value in env.items()},
         outputs=tuple("**" if path == "." else path for path in properties.outputs),
         # Who has commands runs these; a Swarming bot goes by the payload, which alone can say another realm.
         payload=None if realm == pools_realm else _payload(properties, command, env, account, realm),
-        **limits,
     )
 
 
@@ -176,7 +175,7 @@ def properties_said(work: Work) -> Properties:
     command = next((command for command in work.commands if command.argv), None)
     if command is None:
         return Properties()
-    return manifest.properties_of(msgspec.structs.replace(work, commands=(command,)))
+    return manifest.properties_of(replace(work, commands=(command,)))
 
 
 def whole_seconds(span_s: float) -> int:

@@ -24,6 +24,7 @@ from swarmd.api.swarming.services.rules_inputs import (
     check_cipd,
     check_path,
 )
+from swarmd.config_swarming import REALM
 from swarmd.core.dimensions import ID, MAX_SLICES, MAX_TASK_KEYS, MAX_TASK_VALUES, POOL, canonical
 from swarmd.core.errors import Refused
 
@@ -53,7 +54,6 @@ MAX_USERDATA = 1_024
 TERMINATE_TAG = "swarming.terminate"  # only on the tasks that end a bot
 
 _ENV_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REALM = re.compile(r"[a-z0-9\-_]{1,100}:([a-z0-9_.\-/]{1,400}|@root|@legacy|@project)")
 _TOPIC = re.compile(r"projects/[^/\s]+/topics/[^/\s]+")
 
 
@@ -111,7 +111,7 @@ def check(request: tasks_pb2.NewTaskRequest, *, cipd: bool) -> None:
             f"{account[:80]!r} is no account",
             "give none, bot, or a name of 1 to 128 characters",
         )
-    if realm and not _REALM.fullmatch(realm):
+    if realm and not REALM.fullmatch(realm):
         raise bad("realm", f"it is {realm[:80]!r}", "write it as PROJECT:REALM, or leave it out")
     if request.tags:
         _check_tags(request)

@@ -23,7 +23,7 @@ def tags_of(row: OpRow) -> list[str]:
     """Sorted, with its pool, priority and user."""
     keys = {tag.partition(":")[0] for tag in row.tags}
     if keys >= {"priority", "user"} and ("pool" in keys or not row.pool):
-        return list(row.tags)  # as they were made, sorted
+        return sorted(row.tags)
     priority, user = str(swarming_priority(row.priority)), user_of(row) or "none"
     missing = (("pool", row.pool), ("priority", priority), ("user", user))
     return sorted({*row.tags, *(f"{key}:{value}" for key, value in missing if key not in keys and value)})

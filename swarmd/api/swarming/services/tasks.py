@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -18,7 +18,8 @@ from swarmd.api.swarming.ids import task_id
 from swarmd.api.swarming.proto import common_pb2, tasks_pb2
 from swarmd.api.swarming.services.common import moment
 from swarmd.api.swarming.services.finding import NO_SUCH_TASK, Named, find_runs, named, unknown
-from swarmd.api.swarming.services.requests import Checked, Parent, checked, request_of
+from swarmd.api.swarming.services.requests import Checked, Parent, checked
+from swarmd.api.swarming.services.requests_told import request_of
 from swarmd.api.swarming.services.results import STATES, Results, is_deduped
 from swarmd.api.swarming.services.tags import tags_of, user_of
 from swarmd.core.changes import RequestRecord
@@ -176,7 +177,7 @@ class TaskMethods:
     async def _request(self, id: Named) -> tuple[RunRow, tasks_pb2.TaskRequestResponse]:
         def read(conn: sqlite3.Connection) -> tuple[RunRow, tasks_pb2.TaskRequestResponse] | None:
             run = find_runs([id])(conn).get(id.text)
-            return None if run is None else (run, requests_of(conn, [run])[0])
+            return None if run is None else (run, requests_of(conn, [run], self._context.realm_of)[0])
 
         found = await self._daemon.read(read)
         if found is None:
@@ -227,7 +228,9 @@ def identity(caller: Caller) -> str:
     return f"user:{caller.name}" if caller.name else "anonymous:anonymous"
 
 
-def requests_of(conn: sqlite3.Connection, runs: Sequence[RunRow]) -> list[tasks_pb2.TaskRequestResponse]:
+def requests_of(
+    conn: sqlite3.Connection, runs: Sequence[RunRow], realm_of: Callable[[str], str]
+) -> list[tasks_pb2.TaskRequestResponse]:
     """What was asked for, in order: as it was sent, or, where another client submitted it, in Swarming's words."""
     kept = tables.requests(conn, [run.op.id for run in runs])
     found = []
@@ -241,7 +244,7 @@ def requests_of(conn: sqlite3.Connection, runs: Sequence[RunRow]) -> list[tasks_
         else:
             text = queries.task_text(conn, run.op.task, run.op.id)
             assert text is not None, f"operation {run.op.id} has no task"
-            record = request_of(run.op, text)
+            record = request_of(run.op, text, pools_realm=realm_of(run.op.pool) if run.op.pool else "")
         record.task_id = task_id(run.op.id)
         record.created_ts.CopyFrom(moment(run.op.created_wall))
         found.append(record)

@@ -15,7 +15,7 @@ from swarmd.api.swarming.context import FEATURES, PROPERTIES
 from swarmd.api.swarming.ids import task_id
 from swarmd.api.swarming.manifest import Properties, properties_of
 from swarmd.api.swarming.proto import tasks_pb2
-from swarmd.api.swarming.services.requests import request_of
+from swarmd.api.swarming.services.requests_told import request_of
 from swarmd.core.features import NATIVE, features_of
 from swarmd.core.ids import from_text, to_text
 from swarmd.core.model import Command, OpId, Payload, TaskId, TaskState, Work
@@ -399,6 +399,12 @@ async def test_outputs_wait_for_a_bot_that_keeps_them(swarmd: Lab):
     await swarmd.check_state(id, "PENDING")
     offer = await native.run_one()
     assert msgspec.json.decode(offer.work, type=Work).outputs == ("out",)
+
+
+async def test_outputs_without_a_bot_that_keeps_them(swarmd: Lab):
+    await greeted(swarmd)
+    id = await submitted(swarmd, put_work(outputs=["out"]))
+    await swarmd.until(id, "NO_RESOURCE", within_s=100)  # soon after a start no bot is given up
 
 
 async def test_a_task_is_not_tried_again_when_its_bot_dies(swarmd: Lab):
