@@ -19,6 +19,7 @@ import trio
 
 from bench.limits import bare_request_us, full_commits
 from bench.processes import Process, daemon, folder
+from swarmd.client import open_client
 
 CONNECTIONS = 16
 TASKS = 4_000
@@ -40,6 +41,9 @@ def main() -> None:
             cpu = server.cpu_s()
             made = _client(place, url, "new", TASKS)
             new_us = (server.cpu_s() - cpu) / TASKS * 1e6
+            bots = Process([sys.executable, "-m", "bench.swarming", url, "16", "b"], place / "bots.log")
+            trio.run(_ended, url, BATCH)
+            bots.end()
             cpu = server.cpu_s()
             batch = _client(place, url, "batch", REPEATS)
             batch_ms = (server.cpu_s() - cpu) / (REPEATS + 1) * 1e3
@@ -49,9 +53,17 @@ def main() -> None:
         f"  a bare request costs {bare:.0f} µs: ratio {new_us / bare:.1f}; raw FULL commits {raw:,.0f} rows/s"
     )
     print(
-        f"prpc: BatchGetResult of {BATCH:,} tasks in binary: p50 {batch['p50_ms']:.0f} ms, "
+        f"prpc: BatchGetResult of {BATCH:,} ended tasks in binary: p50 {batch['p50_ms']:.0f} ms, "
         f"server CPU {batch_ms:.0f} ms, {batch['bytes'] / 1024:,.0f} KiB"
     )
+
+
+async def _ended(url: str, count: int) -> None:
+    """Returns when so many tasks have ended."""
+    async with open_client(url, patience_s=10) as client:
+        with trio.fail_after(60):
+            while (await client.counts()).tasks["PENDING"] > WARM + TASKS - count:
+                await trio.sleep(0.2)
 
 
 def _client(place: Path, url: str, what: str, count: int) -> dict[str, Any]:
@@ -94,14 +106,14 @@ def _request(number: int) -> Any:
     properties = tasks_pb2.TaskProperties(
         command=["/bin/sh", "-c", f"echo {number}"],
         dimensions=[
-            common_pb2.StringPair(key="os", value="Linux"), common_pb2.StringPair(key="pool", value="lab"),
+            common_pb2.StringPair(key="os", value="Linux"), common_pb2.StringPair(key="pool", value="default"),
         ],
         env=[common_pb2.StringPair(key="FOO", value="bar")],
         execution_timeout_secs=3600, grace_period_secs=30, io_timeout_secs=1200,
         containment=tasks_pb2.Containment(containment_type=tasks_pb2.Containment.NONE),
     )  # fmt: skip
     return tasks_pb2.NewTaskRequest(
-        name="alice/os=Linux_pool=lab", priority=200, tags=["purpose:bench"], user="alice",
+        name="alice/os=Linux_pool=default", priority=200, tags=["purpose:bench"], user="alice",
         request_uuid=str(uuid.uuid4()), resultdb=tasks_pb2.ResultDBCfg(),
         task_slices=[
             tasks_pb2.TaskSlice(properties=properties, expiration_secs=21_600, wait_for_capacity=True)
@@ -135,7 +147,7 @@ async def _batch(url: str, count: int) -> dict[str, Any]:
 
     async with await _connect(url) as stream:
         connection = Connection(stream)
-        query = tasks_pb2.TasksWithPerfRequest(limit=BATCH, state=common_pb2.QUERY_ALL)
+        query = tasks_pb2.TasksWithPerfRequest(limit=BATCH, state=common_pb2.QUERY_COMPLETED)
         listed = tasks_pb2.TaskListResponse.FromString(await connection.call("ListTasks", query))
         request = tasks_pb2.BatchGetResultRequest(task_ids=[item.task_id for item in listed.items])
         assert len(request.task_ids) == BATCH

@@ -20,7 +20,7 @@ from swarmd.store.queries import (
     output_state,
     read_merged,
     read_output,
-    request,
+    requests,
     same_tasks,
     specs_for_retry,
     task_text,
@@ -149,8 +149,7 @@ def test_events_newest_first_and_in_order_for_streams(conn, lab):
 
 def test_a_request_is_found_by_its_owner_and_id(conn, lab):
     conn.execute("INSERT INTO requests VALUES ('me', 'r', x'01', x'02', 1)")
-    assert request(conn, "me", "r") == (b"\1", b"\2")
-    assert request(conn, "you", "r") is None
+    assert requests(conn, [("me", "r"), ("me", "s"), ("you", "r")]) == {("me", "r"): (b"\1", b"\2")}
 
 
 # ------------------------------------------------------------- output

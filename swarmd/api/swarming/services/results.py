@@ -67,7 +67,7 @@ class Results:
         self._slices = slices or {}
         self._with_performance = with_performance
         self._always_with_cost = always_with_cost
-        self._told: dict[str, tuple[str, list[common_pb2.StringListPair]]] = {}
+        self._told: dict[str, bytes] = {}
 
     def all(self, runs: Iterable[RunRow]) -> list[tasks_pb2.TaskResultResponse]:
         return [self.of(run) for run in runs]
@@ -88,13 +88,12 @@ class Results:
         return told
 
     def _tell_run(self, run: RunRow, told: tasks_pb2.TaskResultResponse) -> None:
-        assert run.op.attempt is not None and run.op.bot is not None
-        told.bot_id = run.op.bot
-        told.run_id = run_id_of(run.op.task, run.op.number, run.op.attempt)
-        told.bot_version, dimensions = self._bot(run.op.bot)
-        told.bot_dimensions.extend(dimensions)
-        if run.op.started_wall is not None:
-            told.started_ts.CopyFrom(moment(run.op.started_wall))
+        op = run.op
+        assert op.attempt is not None and op.bot is not None
+        told.MergeFromString(self._bot(op.bot))
+        told.run_id = run_id_of(op.task, op.number, op.attempt)
+        if op.started_wall is not None:
+            told.started_ts.CopyFrom(moment(op.started_wall))
 
     def _tell_end(self, run: RunRow, told: tasks_pb2.TaskResultResponse) -> None:
         state = run.op.state
@@ -134,20 +133,21 @@ class Results:
         if performance is not None:
             told.performance_stats.CopyFrom(performance)
 
-    def _bot(self, id: str) -> tuple[str, list[common_pb2.StringListPair]]:
-        """Version and dimensions as they are now."""
+    def _bot(self, id: str) -> bytes:
+        """The part of a result that says what the bot is, now: in binary, which is the quickest to put into many."""
         found = self._told.get(id)
         if found is None:
             bot = self._bots.get(BotId(id))
             dimensions = {"id": (id,)} if bot is None else {**bot.dimensions, **bot.assigned}
-            found = self._told[id] = (
-                "" if bot is None else bot.version,
-                [
+            found = self._told[id] = tasks_pb2.TaskResultResponse(
+                bot_id=id,
+                bot_version="" if bot is None else bot.version,
+                bot_dimensions=[
                     common_pb2.StringListPair(key=key, value=sorted(dimensions[key]))
                     for key in sorted(dimensions)
                     if key != FEATURE
                 ],
-            )
+            ).SerializeToString()
         return found
 
 
