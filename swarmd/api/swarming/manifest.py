@@ -55,7 +55,7 @@ class Told(Struct, frozen=True):
     task_dimensions: Mapping[str, list[str]]
     task_account: str  # of a task that names none
     system_account: str
-    realm: str
+    realm: str  # of a task that names none
 
 
 def properties_of(work: Work) -> Properties:

@@ -12,7 +12,7 @@ from swarmd.api.swarming.context import Context
 from swarmd.api.swarming.groups import Group
 from swarmd.api.swarming.ids import run_id
 from swarmd.api.swarming.manifest import Told, manifest, task_dimensions
-from swarmd.core.dimensions import FEATURE
+from swarmd.core.dimensions import FEATURE, POOL
 from swarmd.core.ids import to_text
 from swarmd.core.model import Attempt, BotId, Outcome, Work
 from swarmd.daemon.daemon import Daemon
@@ -46,12 +46,13 @@ class Offering:
         if task is None or bot is None:
             return None
         slice, requires = task.slice, task.facts.requires.requirements
+        pool = next((alternatives[0] for key, alternatives in requires if key == POOL), "")
         told = Told(
             run_id=run_id(attempt), server=self._context.server_url(call), bot=attempt.bot,
             bot_dimensions={k: v for k, v in {**bot.dimensions, **bot.assigned}.items() if k != FEATURE},
             task_dimensions=task_dimensions(requires, bot),
             task_account=self._context.config.task_account, system_account=self._context.config.system_account,
-            realm="",
+            realm=self._context.realm_of(pool) if pool else "",
         )  # fmt: skip
         read = await read_work(daemon, attempt, slice)
         if read is None:

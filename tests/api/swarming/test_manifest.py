@@ -59,7 +59,7 @@ async def test_the_manifest_of_a_command(swarmd: Lab):
         "hard_timeout": 100, "io_timeout": 20, "grace_period": 7,
         "cipd_input": None, "cas_input_root": None, "containment": None, "secret_bytes": None,
         "service_accounts": {"system": {"service_account": "none"}, "task": {"service_account": "none"}},
-        "host": "http://localhost",
+        "host": "http://localhost", "realm": {"name": "default:default"},
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """A request for a task: what is kept of it for its readers, and what it becomes in the core.
 
-Source: protocols of LUCI Swarming, NewTask and GetRequest; docs/swarming-clients.md.
+Source: protocols of LUCI Swarming, NewTask and GetRequest; docs/swarming-clients.md, "What a task becomes".
 """
 
 from __future__ import annotations

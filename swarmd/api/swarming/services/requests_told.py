@@ -1,6 +1,6 @@
 """The request of any task, whoever submitted it: as if it had been one of Swarming's own.
 
-Source: docs/swarming-clients.md.
+Source: docs/swarming-clients.md, "What readers are told".
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a slice runs, in the neutral form that all bots know, or as a payload that only Swarming bots do; and back.
 
-Source: docs/swarming-clients.md.
+Source: docs/swarming-clients.md, "What a task becomes".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `check` first looks whether the request is well-formed (INVALID_ARGUMENT), then whether it asks for what the daemon does
 not have (FAILED_PRECONDITION).
 
-Source: protocols of LUCI Swarming, NewTask; docs/swarming-clients.md.
+Source: protocols of LUCI Swarming, NewTask; docs/swarming-clients.md, "What a task must be like".
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rules for what a task finds on its bot: caches, CIPD packages, a tree in CAS; and for all paths.
 
-Source: protocols of LUCI Swarming, NewTask.
+Source: protocols of LUCI Swarming, NewTask; docs/swarming-clients.md, "What a task must be like".
 """
 
 from __future__ import annotations

@@ -377,6 +377,10 @@ async def test_what_a_swarming_bot_is_told(swarmd: Lab):
     plain = await taking(bot)
     await plain.end(0)
     assert (plain.manifest["realm"], plain.manifest["relative_cwd"]) == ({"name": "p:r"}, "x")
+    await submitted(swarmd)
+    named_none = await taking(bot)
+    await named_none.end(0)
+    assert named_none.manifest["realm"] == {"name": "default:default"}
     await submitted(swarmd, caches(("a", "p")), put_work(secret_bytes=b"s"), put(service_account="bot"))
     full = await taking(bot)
     assert full.manifest["caches"] == [{"name": "a", "path": "p", "hint": "-1"}]
