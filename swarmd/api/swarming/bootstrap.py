@@ -42,6 +42,13 @@ os.execv(sys.executable, [sys.executable, "swarming_bot.zip", "start_bot"])
 '''
 
 
+async def fresh_ticket(context: Context) -> str:
+    """A bootstrap token."""
+    await context.signer.ready()
+    expires_at = context.daemon.clock.now() + BOOTSTRAP_S
+    return context.signer.sign(BootstrapToken(expires_at, secrets.token_hex(8)))
+
+
 class BootstrapHandlers:
     def __init__(self, context: Context, code: BotCode) -> None:
         self._context = context
@@ -70,11 +77,9 @@ class BootstrapHandlers:
         daemon = self._context.daemon
         url = self._context.plain_url(call)
         digest = await self._code.stable(url)
-        await self._context.signer.ready()
-        expires_at = daemon.clock.now() + BOOTSTRAP_S
         return BootstrapAnswer(
             url=url,
-            token=self._context.signer.sign(BootstrapToken(expires_at, secrets.token_hex(8))),
+            token=await fresh_ticket(self._context),
             expires_at=moment(daemon.clock.wall() + BOOTSTRAP_S) or "",
             digest=digest,
             token_needed=bool(daemon.config.token_file),

@@ -26,9 +26,16 @@ METHODS: tuple[Method, ...] = (
     Method(TASKS, "ListTaskRequests", Verb.READ, "The requests of tasks that match."),
     Method(TASKS, "CountTasks", Verb.READ, "How many tasks match."),
     Method(TASKS, "CancelTasks", Verb.CHANGE, "Cancels the tasks that match."),
+    Method(BOTS, "GetBot", Verb.READ, "One bot; of a deleted one what its history tells."),
+    Method(BOTS, "ListBots", Verb.READ, "Bots by id, those that match."),
+    Method(BOTS, "CountBots", Verb.READ, "How many bots match, by how they are."),
+    Method(BOTS, "GetBotDimensions", Verb.READ, "All dimensions that bots have."),
+    Method(BOTS, "DeleteBot", Verb.OPERATE, "Forgets a bot that is gone."),
+    Method(BOTS, "ListBotEvents", Verb.READ, "What happened to a bot, newest first."),
     Method(BOTS, "TerminateBot", Verb.OPERATE, "Makes the task that ends a bot."),
     Method(SWARMING, "GetDetails", Verb.READ, "What the server is."),
     Method(SWARMING, "GetPermissions", Verb.READ, "What the caller may do."),
+    Method(SWARMING, "GetToken", Verb.OPERATE, "A token that opens the bot code for an hour."),
     Method(DISCOVERY, "Describe", Verb.READ, "The services, with all their messages."),
 )
 ROUTES: tuple[Route, ...] = tuple(method.route() for method in METHODS)

@@ -8,7 +8,9 @@ from swarmd.api.swarming.bot_code import BotCode
 from swarmd.api.swarming.context import Context
 from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.prpc.discovery import Discovery
+from swarmd.api.swarming.services.bot_events import BotEventMethods
 from swarmd.api.swarming.services.bot_tasks import BotTaskMethods
+from swarmd.api.swarming.services.bots import BotMethods
 from swarmd.api.swarming.services.listing import ListingMethods
 from swarmd.api.swarming.services.server import ServerMethods
 from swarmd.api.swarming.services.tasks import TaskMethods
@@ -19,6 +21,8 @@ def parts(context: Context, code: BotCode) -> Iterable[object]:
     return (
         TaskMethods(context),
         ListingMethods(context),
+        BotMethods(context),
+        BotEventMethods(context),
         BotTaskMethods(context),
         ServerMethods(context, code),
         Discovery(METHODS),

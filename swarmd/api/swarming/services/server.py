@@ -9,6 +9,7 @@ from google.protobuf import empty_pb2
 from swarmd import __version__
 from swarmd.api.calls import Call
 from swarmd.api.routes import Verb
+from swarmd.api.swarming.bootstrap import fresh_ticket
 from swarmd.api.swarming.bot_code import BotCode
 from swarmd.api.swarming.context import Context
 from swarmd.api.swarming.proto import server_pb2
@@ -24,6 +25,11 @@ class ServerMethods:
         url = self._context.server_url(call)
         digest = await self._code.stable(url) if self._code.is_served else ""
         return server_pb2.ServerDetails(server_version=__version__, bot_version=digest)
+
+    async def get_token(self, call: Call, request: empty_pb2.Empty) -> server_pb2.BootstrapToken:
+        """Raises `Denied` when there is no bot code that the token could open."""
+        await self._code.stable(self._context.server_url(call))
+        return server_pb2.BootstrapToken(bootstrap_token=await fresh_ticket(self._context))
 
     async def get_permissions(
         self, call: Call, request: server_pb2.PermissionsRequest
