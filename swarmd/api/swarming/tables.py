@@ -73,6 +73,13 @@ def drop_keys(conn: sqlite3.Connection, kind: str, up_to: int) -> None:
 # --------------------------------------------------------------------- requests
 
 INSERT_REQUEST = "INSERT OR REPLACE INTO swarming_requests (op, slice, request) VALUES (?, ?, ?)"
+CREATED_WALL = "SELECT created_wall FROM ops WHERE id = ?"
+
+
+def keep_request(conn: sqlite3.Connection, op: int, slice: int, request: bytes) -> float:
+    """Gives the wall time at which the operation was made: its transaction decides that, and this is part of it."""
+    conn.execute(INSERT_REQUEST, (op, slice, request))
+    return conn.execute(CREATED_WALL, (op,)).fetchone()[0]
 
 
 def requests(conn: sqlite3.Connection, ops: Sequence[int]) -> dict[int, tuple[int, bytes]]:

@@ -88,14 +88,13 @@ class TaskMethods:
             if key is not None:
                 engine.remember_request(RequestRecord(*key, b"", msgspec.json.encode(one.id), now))
             # In the same transaction as the operation: nothing may come between.
-            row = (int(one.id), slice, kept)
-            self._daemon.writer.submit(lambda conn: conn.execute(tables.INSERT_REQUEST, row))
-            wall = now + self._daemon.clock.offset()
+            walls: list[float] = []
+            self._daemon.writer.submit(lambda c: walls.append(tables.keep_request(c, one.id, slice, kept)))
         with trio.CancelScope(shield=key is not None):  # the key stays reserved until the file knows it
             await self._daemon.settled()
         if one.state not in (TaskState.PENDING, TaskState.BLOCKED):
             return await self._metadata(one.id)
-        return _fresh(made.record, one.id, wall)
+        return _fresh(made.record, one.id, walls[-1])
 
     async def _same(self, made: Checked) -> tuple[int, TaskSpec, Known]:
         """The slice that a finished task has run already, and what is to be submitted.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from itertools import count
 from typing import Any
 
 import pytest
 
 from swarmd.api.swarming.services.tasks import MAX_BATCH, PAGE_BYTES
 from swarmd.testing import Lab
+from swarmd.testing.harness import running, virtual_wall
 from tests.api.swarming.services.client import (
     Answer,
     new,
@@ -56,6 +58,16 @@ async def test_a_new_task_is_pending_and_says_all_that_was_understood(swarmd: La
     assert made["request"]["realm"] == "default:default"
     assert await rpc(swarmd, "Tasks/GetRequest", taskId=id) == made["request"]
     assert await result(swarmd, id) == made["taskResult"]
+
+
+async def test_the_moment_it_was_made_is_the_same_in_all_answers(autojump_clock):
+    """Also where the wall clock is read a little later each time, as a real one is."""
+    reads = count()
+    async with running(wall=lambda: virtual_wall() + next(reads) / 1000) as daemon:
+        for _ in range(3):
+            made = await rpc(daemon, "Tasks/NewTask", **request())
+            seen = await rpc(daemon, "Tasks/GetRequest", taskId=made["taskId"])
+            assert made["request"]["createdTs"] == made["taskResult"]["createdTs"] == seen["createdTs"]
 
 
 async def test_it_runs_on_a_native_bot_and_on_a_swarming_bot(swarmd: Lab):
