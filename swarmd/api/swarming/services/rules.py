@@ -73,7 +73,8 @@ def pool_of(request: tasks_pb2.NewTaskRequest) -> str:
         found = [pair.value for pair in dimensions if pair.key == POOL]
         if len(found) != 1 or not found[0] or "|" in found[0]:
             raise bad(
-                f"task_slices[{number}].properties.dimensions", f"pool is {_shown(found)}",
+                f"task_slices[{number}].properties.dimensions",
+                f"pool is {_shown(found)}" if found else "pool is missing",
                 "give dimension pool exactly once, with one value",
             )  # fmt: skip
         pools += found
@@ -142,7 +143,7 @@ def _check_tags(request: tasks_pb2.NewTaskRequest) -> None:
         if not colon or not 1 <= len(key) <= MAX_TAG_KEY or len(value) > MAX_TAG_VALUE or "\0" in tag:
             raise bad(
                 f"tags[{number}]", f"it is {tag[:80]!r}",
-                f"write KEY:VALUE, with 1 to {MAX_TAG_KEY} and up to {MAX_TAG_VALUE} characters, no NUL",
+                f"write KEY:VALUE, KEY of 1 to {MAX_TAG_KEY} characters, VALUE of at most {MAX_TAG_VALUE}, no NUL",
             )  # fmt: skip
         if value != value.strip():
             raise bad(
@@ -298,7 +299,9 @@ def _check_dimensions(properties: tasks_pb2.TaskProperties, pool: str, field: st
 
 def _check_offered(request: tasks_pb2.NewTaskRequest, cipd: bool) -> None:
     if request.resultdb.enable:
-        raise _not_here("resultdb.enable", "there is no ResultDB here", "leave it out: -enable-resultdb")
+        raise _not_here(
+            "resultdb.enable", "there is no ResultDB here", "leave it out (flag -enable-resultdb)"
+        )
     if request.pubsub_topic:
         raise _not_here("pubsub_topic", "nothing is published from here", "leave it out, and poll GetResult")
     for number, slice in enumerate(request.task_slices):

@@ -113,6 +113,8 @@ def check_cipd(properties: tasks_pb2.TaskProperties, field: str) -> None:
     for number, package in enumerate(packages):
         where = f"{field}.packages[{number}]"
         _check_package(package, where)
+        if not package.path:  # as the `swarming` command sends it for a package without a folder
+            raise bad(f"{where}.path", "it is missing", "give a folder, or '.' for the task's own")
         check_path(package.path, MAX_PATH, f"{where}.path")
         if properties.idempotent and not _is_pinned(package.version):
             raise bad(

@@ -207,7 +207,7 @@ IN_A_SLICE = (
     ),
     Row(
         "properties", same, lambda r: r.task_slices[0].ClearField("properties"),
-        f"{P}.dimensions: pool is []",
+        f"{P}.dimensions: pool is missing",
     ),
     Row(
         "shortest limit", put_work(execution_timeout_secs=30), put_work(execution_timeout_secs=29),
@@ -378,7 +378,7 @@ PATHS = (
 
 D = f"{P}.dimensions"
 DIMENSIONS = (
-    Row("a pool", requiring(), requiring(pool=""), f"{D}: pool is []; give dimension pool exactly once"),
+    Row("a pool", requiring(), requiring(pool=""), f"{D}: pool is missing; give dimension pool exactly once"),
     Row("one pool", requiring("os=a"), requiring("pool=b"), f"{D}: pool is ['b', 'lab']"),
     Row("no other pool", requiring(pool="pool=x"), requiring(pool="pool=x|y"), f"{D}: pool is ['x|y']"),
     Row("not an empty pool", requiring(pool="pool=x"), requiring(pool="pool="), f"{D}: pool is ['']"),
@@ -481,7 +481,7 @@ CIPD = (
         "a path", packages("p" * 256 + ":x@1"), packages("p" * 257 + ":x@1"),
         f"{I}.packages[0].path: a path has 257",
     ),
-    Row("some path", packages(".:x@1"), packages(":x@1"), f"{I}.packages[0].path: a path has 0"),
+    Row("some path", packages(".:x@1"), packages(":x@1"), f"{I}.packages[0].path: it is missing; give a folder"),
     Row(
         "each once in a place", packages("p:x@1", "q:x@1", "p:y@1"), packages("p:x@1", "p:x@2"),
         f"{I}.packages[1]: 'x' is twice in 'p'",
