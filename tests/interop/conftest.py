@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.interop.cli import Cli
 from tests.interop.go_programs import PRPC, SWARMING, CannotGet, Program, program
+from tests.interop.real_lab import RealLab, open_real_lab
 
 
 def _get(wanted: Program) -> Path:
@@ -48,3 +49,16 @@ def prpc(prpc_program: Path, tmp_path: Path) -> Cli:
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     return Cli(prpc_program, "", home, os.environ)
+
+
+@pytest.fixture(scope="module")
+def lab(swarming_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
+    """A daemon with its bots, for all tests of a module."""
+    with open_real_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def cli(swarming: Callable[[str], Cli], lab: RealLab) -> Cli:
+    """The `swarming` command against `lab`."""
+    return swarming(lab.url)

@@ -6,8 +6,7 @@ import json
 
 from swarmd.api.swarming.methods import METHODS
 from swarmd.testing.harness import running
-
-QUICKLY_S = 20.0  # far below the five minutes that it would repeat a call for
+from tests.interop.cli import QUICKLY_S
 
 
 async def test_its_version(swarming):
