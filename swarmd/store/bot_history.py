@@ -16,7 +16,7 @@ from msgspec import Struct
 from swarmd.core.ids import MAX_ID
 from swarmd.core.model import AttemptId, AttemptState, Outcome, StopReason, TaskState
 
-from .queries import MAX_IDS_PER_QUERY
+from .selecting import MAX_IDS_PER_QUERY
 
 LAST_WALL = 253_402_300_800.0  # the end of the year 9999
 SET_BACK_S = 600.0  # a wall clock that was set back by more may hide the end of what ran at that moment

@@ -5,8 +5,9 @@ import random
 import pytest
 
 from swarmd.core.ids import MAX_ID
-from swarmd.core.model import AttemptState, Share, StopReason, TaskState, Work
+from swarmd.core.model import AttemptState, BotId, Share, StopReason, TaskState, Work
 from swarmd.core.submitting import SliceSpec, TaskSpec
+from swarmd.daemon.terminating import termination
 from swarmd.store.bot_history import (
     SET_BACK_S,
     EndEntry,
@@ -17,7 +18,7 @@ from swarmd.store.bot_history import (
     standing,
     termination_tasks,
 )
-from swarmd.store.queries import MAX_IDS_PER_QUERY
+from swarmd.store.selecting import MAX_IDS_PER_QUERY
 from tests.store.builders import NOW, WALL, Lab, busy_lab, new_database, spec
 from tests.store.test_loading import plans_of
 
@@ -313,9 +314,10 @@ def test_tasks_that_end_their_bot(conn, lab):
     def of(**work):
         return TaskSpec(work=(Work(**work),), slices=(SliceSpec(dimensions={}),), owner="me")
 
+    ends = termination(BotId("b1"), name="", tags=(), owner="me", priority=0)
     text = '"terminate":true'
     ids = lab.submit(
-        of(terminate=True),
+        ends,
         of(noop=True),
         of(noop=True, env={"terminate": "true", text: text, "a": f"{{{text}}}"}),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from swarmd.api.calls import Call
 from swarmd.api.rpc import Code, RpcError
 from swarmd.api.swarming.context import Context
-from swarmd.api.swarming.ids import run_id_of
+from swarmd.api.swarming.ids import task_id
 from swarmd.api.swarming.proto import bots_pb2, common_pb2
 from swarmd.api.swarming.services.bot_events import last_known
 from swarmd.api.swarming.services.bot_infos import (
@@ -93,7 +93,7 @@ class BotMethods:
             if op is not None:
                 info.task_name = names.get(op, "")
             if (run := ended.get(info.bot_id)) is not None:
-                info.termination_task_id = run_id_of(run.task, run.number, run.attempt)
+                info.termination_task_id = task_id(OpId(run.task))
         return infos
 
     def _current_op(self, bot: Bot) -> OpId | None:

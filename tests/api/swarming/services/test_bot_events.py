@@ -11,8 +11,8 @@ from swarmd.api.swarming.proto import bots_pb2
 from swarmd.api.swarming.services.common import cursor_text
 from swarmd.client import BotOrderRequest
 from swarmd.core.ids import from_text, to_text
-from swarmd.core.model import Work
-from swarmd.core.submitting import Known, SliceSpec, TaskSpec
+from swarmd.core.model import BotId
+from swarmd.daemon.terminating import termination
 from swarmd.testing import Lab
 from swarmd.testing.harness import WALL
 from tests.api.swarming.services.asking import INVALID_ARGUMENT, ask, refused
@@ -194,9 +194,8 @@ async def test_an_order_stands_until_it_is_carried_out(swarmd: Lab):
 
 async def test_a_task_that_ends_its_bot(swarmd: Lab):
     bot = await polling(swarmd)
-    spec = TaskSpec(work=(Work(terminate=True),), slices=(SliceSpec(dimensions={"id": ["s1"]}),), owner="me")
     with swarmd.daemon.step() as (engine, now):
-        engine.submit(now, [spec], None, Known({}, {}))
+        engine.submit(now, [termination(BotId("s1"), name="", tags=(), owner="me", priority=0)])
         [attempt] = engine.offer(now, engine.bots["s1"].session.id, "poll", 1)
     told = await events_of(swarmd, "s1")
     assert [e.event_type for e in told] == ["bot_connected", "bot_terminate"]
