@@ -19,8 +19,10 @@ from swarmd.core.model import (
     Outcome,
     Session,
     SessionId,
+    TaskState,
 )
 from swarmd.core.reporting import Reporting
+from swarmd.core.states import final_state
 
 UNCHANGED = "\0unchanged"  # for a reason that is not touched
 MAX_REASON = 1_000
@@ -195,7 +197,8 @@ class Sessions(Reporting):
         """See `Reporting.finish`. Who confirms that it ends itself, as a task told it, has said goodbye."""
         attempt = self.attempts.get(attempt_id)
         taken = super().finish(now, session_id, attempt_id, outcome)
-        if taken and outcome.ok and attempt is not None and attempt.ends_bot:
+        confirmed = outcome.ok and final_state(outcome, None) is TaskState.COMPLETED
+        if taken and confirmed and attempt is not None and attempt.ends_bot:
             self._end(now, self.session_named(session_id), "it ended itself, as a task told it", goodbye=True)
         return taken
 

@@ -129,6 +129,14 @@ class BotAdapter(ABC):
     async def report_stopped(self, job: Job) -> None:
         """Reports that it has stopped the task because it was told to."""
 
+    @abstractmethod
+    async def is_told_to_end(self) -> bool:
+        """Asks for work while it runs nothing, and says whether it was told to end instead."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """Ends, as it was told to, and says so."""
+
 
 class ClientAdapter(ABC):
     """One client, on the wire of its protocol. Its ids are the protocol's own."""

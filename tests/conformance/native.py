@@ -85,6 +85,16 @@ class NativeBotAdapter(BotAdapter):
         self._bot.finish(job.id, -15)
         await self._say()
 
+    async def is_told_to_end(self) -> bool:
+        answer = await self._say(free=1)
+        assert not answer.offers
+        return any(order.kind == "terminate" for order in answer.orders)
+
+    async def end(self) -> None:
+        if self.loses_answers:
+            await self._bot.close()
+        await self._bot.close()
+
     async def _say(self, free: int = 0) -> m.SyncAnswer:
         """One call; a session that has ended is opened anew, and everything said to the new one."""
         bot = self._bot

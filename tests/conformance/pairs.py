@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from swarmd.client import BotOrderRequest
+from swarmd.core.ids import to_text
+from swarmd.core.model import BotId
+from swarmd.daemon.terminating import terminate_bot
 from swarmd.testing import Lab
 from tests.conformance.adapters import BotAdapter, BotCan, ClientAdapter, ClientCan, Wish
 from tests.conformance.native import NativeBotAdapter, NativeClientAdapter
@@ -98,6 +101,13 @@ class World:
         assert found.ok is ok, await self.lab.story(operation)
         await self.lab.check_attempts(operation, *attempts)
         assert await self.client.state(id) == self.client.word_for(state, ok)
+
+    async def terminate(self, bot: BotAdapter) -> str:
+        """Somebody has the bot ended by a task: the task's id, in the native form."""
+        op = await terminate_bot(
+            self.lab.daemon, BotId(bot.id), name="the end", tags=(), owner="", priority=0
+        )
+        return to_text(op)
 
     async def order(self, bot: BotAdapter, **order: Any) -> None:
         """A person says so: drain, quarantine, maintenance."""

@@ -413,3 +413,99 @@ async def waits_while_its_bot_is_in_quarantine(world: World) -> None:
     await bot.start(job)
     await bot.finish(job, 0)
     await world.check(id, "COMPLETED", "ENDED", ok=True)
+
+
+# ------------------------------------------------------------------ a bot is ended by a task
+
+
+@story()
+async def waits_for_a_bot_that_is_ended_by_a_task(world: World) -> None:
+    first = await world.submit()
+    bot = await world.bot()
+    job = await bot.take()
+    assert job is not None
+    await bot.start(job)
+    end = await world.terminate(bot)
+    second = await world.submit()
+    await world.lab.check_state(end, "PENDING")
+    assert await world.terminate(bot) == end
+    await bot.finish(job, 0)
+    await world.check(first, "COMPLETED", "ENDED", ok=True)
+    assert await bot.is_told_to_end()
+    await world.lab.check_state(end, "RUNNING")
+    assert await world.terminate(bot) == end
+    await bot.end()
+    found = await world.lab.check_state(end, "COMPLETED")
+    assert (found.ok, found.exit_code, found.bot) == (True, 0, bot.id)
+    await world.lab.check_attempts(end, "ENDED")
+    assert (await world.lab.client.bot(bot.id)).status == "dead"
+    await world.check(second, "PENDING")
+    await bot.come_back(())
+    job = await bot.take()
+    assert job is not None
+    await bot.start(job)
+    await bot.finish(job, 0)
+    await world.check(second, "COMPLETED", "ENDED", ok=True)
+
+
+@story(BotCan.ASK_WHILE_BUSY)
+async def is_not_given_to_a_bot_that_is_to_end(world: World) -> None:
+    first = await world.submit()
+    bot = await world.bot()
+    job = await bot.take()
+    assert job is not None
+    await bot.start(job)
+    end = await world.terminate(bot)
+    second = await world.submit()
+    assert not await bot.is_told_to_end(), "it runs something"
+    await world.check(first, "RUNNING", "RUNNING")
+    await world.lab.check_state(end, "PENDING")
+    await bot.finish(job, 0)
+    assert await bot.is_told_to_end()
+    await bot.end()
+    await world.lab.check_state(end, "COMPLETED")
+    await world.check(second, "PENDING")
+
+
+@story()
+async def outlives_the_end_of_its_bot_with_all_answers_lost(world: World) -> None:
+    bot = await world.bot()
+    bot.loses_answers = True
+    end = await world.terminate(bot)
+    id = await world.submit()
+    assert await bot.is_told_to_end()
+    await bot.end()
+    await world.lab.check_state(end, "COMPLETED")
+    await world.lab.check_attempts(end, "ENDED")
+    await world.check(id, "PENDING")
+
+
+@story()
+async def runs_on_a_bot_that_vanished_when_it_was_told_to_end_and_came_back(world: World) -> None:
+    bot = await world.bot()
+    end = await world.terminate(bot)
+    assert await bot.is_told_to_end()
+    await world.lab.sleep(bot.silence_s)
+    await world.lab.check_state(end, "BOT_DIED")
+    await world.lab.check_attempts(end, "LOST")
+    id = await world.submit()
+    await bot.come_back(())
+    job = await bot.take()
+    assert job is not None, "the next life is spared"
+    await bot.start(job)
+    await bot.finish(job, 0)
+    await world.check(id, "COMPLETED", "ENDED", ok=True)
+
+
+@story()
+async def waits_for_a_bot_that_is_to_end_when_it_comes_back(world: World) -> None:
+    bot = await world.bot()
+    await world.lab.sleep(bot.silence_s)
+    end = await world.terminate(bot)
+    id = await world.submit()
+    await world.lab.check_state(end, "PENDING")
+    await bot.come_back(())
+    assert await bot.is_told_to_end()
+    await bot.end()
+    await world.lab.check_state(end, "COMPLETED")
+    await world.check(id, "PENDING")

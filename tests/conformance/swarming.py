@@ -27,6 +27,7 @@ class SwarmingBotAdapter(BotAdapter):
         super().__init__(lab, id)
         self._bot = SwarmingBot(lab.url, id)
         self._runs: SwarmingTask | None = None
+        self._ends = ""  # the task by which it was told to end
 
     @property
     def silence_s(self) -> float:
@@ -80,6 +81,16 @@ class SwarmingBotAdapter(BotAdapter):
     async def report_stopped(self, job: Job) -> None:
         await self._task(job).end(-15)
 
+    async def is_told_to_end(self) -> bool:
+        answer = await self.bot.poll()
+        assert answer["cmd"] in ("sleep", "terminate"), answer
+        self._ends = answer.get("task_id", "")
+        return bool(self._ends)
+
+    async def end(self) -> None:
+        await self.bot.confirm_end(self._ends)
+        await self.bot.event("bot_shutdown", "Signal was received")
+
     def _task(self, job: Job) -> SwarmingTask:
         task: Any = job.raw
         assert isinstance(task, SwarmingTask)
@@ -99,6 +110,8 @@ class LeasingBotAdapter(SwarmingBotAdapter):
         BotCan.HOLD_BACK: "it learns what the task is by a claim, and who claims a task has started it",
     }
 
+    _lease: dict[str, Any] | None = None  # by which it was told to end
+
     async def take(self) -> Job | None:
         task = await self.bot.take_lease()
         return None if task is None else self._job(task)
@@ -114,6 +127,22 @@ class LeasingBotAdapter(SwarmingBotAdapter):
     async def report_stopped(self, job: Job) -> None:
         await super().report_stopped(job)
         await self._close(job)
+
+    async def is_told_to_end(self) -> bool:
+        if not self.bot.rbe_session:
+            await self.bot.open_rbe()
+        self._lease = (await self.bot.update_rbe()).get("lease")
+        if self._lease is None:
+            return False
+        answer = await self.bot.claim(self._lease)
+        assert answer["cmd"] == "terminate", answer
+        self._ends = answer["task_id"]
+        return True
+
+    async def end(self) -> None:
+        await super().end()
+        assert self._lease is not None
+        await self.bot.close_lease(self._lease["id"], "BOT_TERMINATING")
 
     async def _close(self, job: Job) -> None:
         await self.bot.close_lease(self._task(job).lease)

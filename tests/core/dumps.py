@@ -58,7 +58,7 @@ def _attempt(a: Attempt) -> dict[str, Any]:
     return {
         "task": (a.task, a.number),
         "where": (a.bot, a.session, a.offer_key),
-        "state": (a.state, a.queued),
+        "state": (a.state, a.queued, a.ends_bot),
         "at": (a.offered_at, a.started_at, a.accept_due_at, a.limit_due_at),
         "remaining_s": a.remaining_s,
         "stop": (a.stop.reason, a.stop.since_at, a.stop.due_at, a.stop.grace_s) if a.stop else None,
@@ -135,6 +135,9 @@ def check_deeply(engine: Engine) -> None:
         assert all(on in (engine.tasks[id].waits or ()) for id in tasks)
     waiting = [session for bucket in engine.waiting.values() for session in bucket.values()]
     assert all(engine.sessions[session.id] is session and session.bucket >= 0 for session in waiting)
+    for bot in engine.bots.values():
+        ends = [s for s in bot.satisfies if s.ends_bot and s.queued_tasks(engine.tasks)]
+        assert bot.is_to_end == bool(ends), f"bot {bot.id} is wrong about whether it is to end"
     for requirement_set in engine.matching.sets.values():
         assert (requirement_set.users > 0) != (requirement_set.requirements in engine.matching.unused)
         assert requirement_set.entries == sum(map(len, requirement_set.heaps.values()))

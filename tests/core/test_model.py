@@ -34,6 +34,7 @@ from swarmd.core.model import (
     Task,
     TaskId,
     TaskState,
+    Work,
 )
 from swarmd.core.submitting import After, SliceSpec, TaskSpec
 
@@ -55,13 +56,15 @@ HAVES: tuple[dict[str, list[str]], ...] = (
 )  # fmt: skip
 BAD: tuple[dict[str, list[str]], ...] = ({"os": []}, {"os": ["linux", "linux"]}, {"gpu": ["a|b"]})
 
+END = Work(terminate=True, hard_limit_s=50.0, grace_s=2.0)
+
 picks = st.integers(0, 1_000)
 spans = st.sampled_from((0.0, 0.5, 5.0, 29.0, 31.0, 61.0, 200.0, 3_700.0, DAY_S))
 
 
 def satisfies(needs: dict[str, list[str]], has: dict[str, list[str]], pool: str = "default") -> bool:
     """The requirement language, written down once more."""
-    if pool not in has.get("pool", ["default"]):
+    if pool and pool not in has.get("pool", ["default"]):
         return False
     return all(
         any(v in has.get(key, ()) for v in value.split("|"))
@@ -94,6 +97,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.bots: list[FakeBot] = []
         self.seen: list[Attempt] = []  # every attempt that ever was, to repeat and to lie about
         self.held: dict[int, bool] = {}  # session: whether its handler takes what it is woken for
+        self.frees: dict[int, int] = {}  # how many offers it would take
         self.bots.append(self.world.bot("a", key="one", bot_key="x", slots=2, dimensions=HAVES[0]))
         self.accept([spec(bot_retries=1, retries=1), spec(os="linux", expiration_s=50.0)])
 
@@ -118,6 +122,35 @@ class EngineMachine(RuleBasedStateMachine):
             spec(dimensions=needs, priority=priority, retries=retries, bot_retries=bot_retries, retry_wait_s=wait_s,
                  expiration_s=expiration_s, wait_for_capacity=patient, hard_limit_s=50.0, grace_s=2.0)
         ] * copies)  # fmt: skip
+
+    @rule(
+        name=st.sampled_from("ab"),
+        priority=st.integers(-1, 1),
+        bot_retries=st.integers(0, 1),
+        expiration_s=st.sampled_from((3.0, DAY_S)),
+        patient=st.booleans(),
+        then=st.sampled_from(("silence", "goodbye", "told", "")),
+    )
+    def terminate(self, name, priority, bot_retries, expiration_s, patient, then) -> None:  # type: ignore[no-untyped-def]
+        """A task that ends its bot; there may be several. `then`: what the bot does, if it has nothing else to do."""
+        self.accept([
+            spec(work=END, pool="", dimensions={"id": [name]}, priority=priority, bot_retries=bot_retries,
+                 expiration_s=expiration_s, wait_for_capacity=patient)
+        ])  # fmt: skip
+        bot = self.world.engine.bots.get(name)
+        if then and bot is not None and bot.session is not None and not bot.session.attempts:
+            session = bot.session
+            [attempt] = self.world.engine.offer(self.world.now, session.id, "end", 0)
+            assert self.ends_its_bot(self.world.engine.tasks[attempt.task])
+            self.world.engine.accept(self.world.now, attempt)
+            self.seen.append(attempt)
+            if then == "goodbye":
+                self.world.engine.close_session(self.world.now, session.id, "as it was told")
+                assert self.world.state(OpId(attempt.task)) is TaskState.COMPLETED
+            elif then == "silence":
+                self.world.pass_time(session.deadline_s)
+                assert session.id not in self.world.engine.sessions
+                assert self.world.state(OpId(attempt.task)) is not TaskState.COMPLETED
 
     @rule(
         needs=st.tuples(st.sampled_from(NEEDS), st.sampled_from(NEEDS)),
@@ -276,13 +309,28 @@ class EngineMachine(RuleBasedStateMachine):
         return bot, self.world.engine.sessions.get(bot.session)
 
     def could_take(self, session: Session, task: Task) -> bool:
+        """Whether it would get this queued task, were there no better one of the kind."""
+        if task.queued is None or not self.suits(session, task):
+            return False
+        if self.ends_its_bot(task):
+            return not session.attempts
+        holds_one = any(self.ends_its_bot(self.world.engine.tasks[a.task]) for a in session.attempts.values())
+        return not holds_one and not any(
+            self.ends_its_bot(t) and t.queued is not None and self.suits(session, t)
+            for t in self.world.engine.tasks.values()
+        )
+
+    def suits(self, session: Session, task: Task) -> bool:
         has = {k: list(v) for k, v in self.world.engine.bots[session.bot].dimensions.items()}
-        needs = self.specs[task.id].slices[task.slice].dimensions
-        return task.queued is not None and satisfies(needs, has)
+        one = self.specs[task.id]
+        return satisfies(one.slices[task.slice].dimensions, has, one.pool)
+
+    def ends_its_bot(self, task: Task) -> bool:
+        return self.specs[task.id].work[0].terminate
 
     @rule(
         which=picks,
-        limit=st.integers(1, 3),
+        limit=st.integers(0, 3),
         key=st.sampled_from((None, None, None, "again")),
         heard=st.booleans(),
     )
@@ -303,12 +351,18 @@ class EngineMachine(RuleBasedStateMachine):
         offered = bot.poll(limit, key)
         if again:
             assert offered == [a for a in again if a.state is AttemptState.OFFERED]
-        elif engine.bots[session.bot].takes_work:
+        elif best and self.ends_its_bot(best[0]):
+            assert [a.task for a in offered] == [best[0].id]  # whatever its health and limit
+        elif self.is_healthy(session):
             assert [a.task for a in offered] == [t.id for t in best][:limit]
         else:
             assert offered == []
         assert all(a.number == engine.tasks[a.task].tries for a in offered)
         self.seen += offered if heard else []
+
+    def is_healthy(self, session: Session) -> bool:
+        bot = self.world.engine.bots[session.bot]
+        return (bot.quarantined, bot.maintenance, bot.draining, bot.order) == (None, None, False, None)
 
     @rule(which=picks, free=st.integers(0, 2), faithful=st.booleans())
     def wait(self, which, free, faithful) -> None:  # type: ignore[no-untyped-def]
@@ -317,8 +371,8 @@ class EngineMachine(RuleBasedStateMachine):
             return
         if bot.wait(free):
             assert any(self.could_take(session, t) for t in self.world.engine.tasks.values())
-        elif session.bucket >= 0:
-            self.held[session.id] = faithful
+        else:
+            self.held[session.id], self.frees[session.id] = faithful, free
 
     @rule()
     def handlers_run(self) -> None:
@@ -340,8 +394,8 @@ class EngineMachine(RuleBasedStateMachine):
                         world.engine.pass_on(id)
                     continue
                 self.seen += world.engine.offer(world.now, id, f"held-{world.engine.ids.last}", free or 1)
-                if not world.engine.wait(world.now, id, free or 1) and session.bucket >= 0:
-                    self.held[id] = False
+                if id in world.engine.sessions and not world.engine.wait(world.now, id, free or 1):
+                    self.held[id], self.frees[id] = False, free or 1
         raise AssertionError("handlers wake each other for ever")
 
     @rule(which=picks, attempt=picks)
@@ -420,8 +474,16 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(which=picks)
     def close(self, which: int) -> None:
         bot, session = self.with_session(which)
-        if bot is not None and session is not None:
-            bot.close()
+        if bot is None or session is None:
+            return
+        ends = [
+            (a.task, a.stop) for a in session.attempts.values()
+            if a.state is AttemptState.RUNNING and self.ends_its_bot(self.world.engine.tasks[a.task])
+        ]  # fmt: skip
+        bot.close()
+        for task, stop in ends:
+            state = ends_as(OK, stop.reason if stop is not None else None)
+            assert self.world.state(OpId(task)) is state
 
     @rule(name=st.sampled_from("ab"), what=st.sampled_from((
         {"drain": True}, {"drain": False}, {"quarantine": "bad disk"}, {"quarantine": None},
@@ -510,13 +572,26 @@ class EngineMachine(RuleBasedStateMachine):
         told = [s for s in engine.sessions.values() if s.woken and s.id in self.held]
         for id in self.held:
             session = engine.sessions.get(id)
-            if session is None or session.bucket < 0 or not engine.bots[session.bot].takes_work:
+            if session is None or not self.frees[id] or not self.is_healthy(session):
                 continue
             for task in engine.tasks.values():
                 if self.could_take(session, task) and id not in engine.woken:
                     assert any(self.could_take(s, task) for s in told), (
                         f"{session.bot} sleeps while {task.id} waits"
                     )
+
+    @invariant()
+    def who_is_to_end_is_told(self) -> None:
+        engine = self.world.engine
+        for task in engine.tasks.values():
+            if not self.ends_its_bot(task):
+                continue
+            if task.attempt is not None:
+                assert list(engine.sessions[task.attempt.session].attempts) == [task.attempt.id]
+            for id in self.held:
+                session = engine.sessions.get(id)
+                if session is not None and self.could_take(session, task):
+                    assert id in engine.woken, f"{session.bot} sleeps and is to end"
 
     @invariant()
     def nothing_is_overdue(self) -> None:

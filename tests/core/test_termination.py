@@ -138,12 +138,12 @@ def test_what_a_bot_was_woken_for_goes_to_another_one() -> None:
 def test_a_held_call_is_woken_when_the_last_task_of_a_draining_bot_is_gone() -> None:
     world = World()
     bot = world.bot(slots=2)
-    op = world.submit()
+    world.submit()
     bot.poll()
     terminate(world)
     assert not bot.wait()
     world.engine.take_woken()
-    world.cancel(op)  # offered, not started
+    world.pass_time(30.0)  # it never started what it was offered
     assert bot.woken() and bot.wait()
 
 
@@ -396,6 +396,14 @@ def test_a_bot_whose_protocol_cannot_be_told_to_end_does_not_get_it() -> None:
     op = terminate(world)
     assert bot.poll() == [] and bot.it.takes_work
     assert world.explain(op)[0] == "no_bot_matches"
+
+
+def test_a_bot_of_another_protocol_now_is_not_told_any_more() -> None:
+    world = World()
+    bot = world.bot()
+    op, other = terminate(world), world.submit()
+    bot.describe(features=("noop",))
+    assert bot.take().task == other and world.state(op) is TaskState.PENDING
 
 
 # ------------------------------------------------------------------ explained
