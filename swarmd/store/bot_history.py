@@ -16,7 +16,7 @@ from msgspec import Struct
 from swarmd.core.ids import MAX_ID
 from swarmd.core.model import AttemptId, AttemptState, Outcome, StopReason, TaskState
 
-from .selecting import MAX_IDS_PER_QUERY
+from .selecting import parts_of
 
 LAST_WALL = 253_402_300_800.0  # the end of the year 9999
 SET_BACK_S = 600.0  # a wall clock that was set back by more may hide the end of what ran at that moment
@@ -224,7 +224,5 @@ def termination_tasks(conn: sqlite3.Connection, tasks: Iterable[int]) -> set[int
 
 
 def _of_ids(conn: sqlite3.Connection, sql: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
-    wanted = list(dict.fromkeys(int(id) for id in ids))
-    for start in range(0, len(wanted), MAX_IDS_PER_QUERY):
-        part = wanted[start : start + MAX_IDS_PER_QUERY]
+    for part in parts_of(list(ids)):
         yield from conn.execute(sql.format(ids=",".join("?" * len(part))), part)

@@ -2,10 +2,12 @@
 
 import random
 
+import msgspec
 import pytest
 
 from swarmd.core.ids import MAX_ID
-from swarmd.core.model import AttemptState, BotId, Share, StopReason, TaskState, Work
+from swarmd.core.model import AttemptState, Share, StopReason, TaskState, Work
+from swarmd.core.sessions import Newcomer
 from swarmd.core.submitting import SliceSpec, TaskSpec
 from swarmd.daemon.terminating import termination
 from swarmd.store.bot_history import (
@@ -13,10 +15,12 @@ from swarmd.store.bot_history import (
     EndEntry,
     OfferEntry,
     OwnEntry,
+    Run,
     bot_history,
     op_names,
     standing,
     termination_tasks,
+    terminations,
 )
 from swarmd.store.selecting import MAX_IDS_PER_QUERY
 from tests.store.builders import NOW, WALL, Lab, busy_lab, new_database, spec
@@ -310,19 +314,45 @@ def test_names_of_operations(conn, lab):
     assert op_names(conn, []) == {}
 
 
-def test_tasks_that_end_their_bot(conn, lab):
-    def of(**work):
-        return TaskSpec(work=(Work(**work),), slices=(SliceSpec(dimensions={}),), owner="me")
+def ends(bot):
+    return termination(bot, name="", tags=(), owner="me", priority=0)
 
-    ends = termination(BotId("b1"), name="", tags=(), owner="me", priority=0)
+
+def test_tasks_that_end_their_bot(conn, lab):
     text = '"terminate":true'
-    ids = lab.submit(
-        ends,
-        of(noop=True),
-        of(noop=True, env={"terminate": "true", text: text, "a": f"{{{text}}}"}),
-    )
+    env = {"terminate": "true", text: text, "a": f"{{{text}}}"}
+    other = TaskSpec(work=(Work(noop=True, env=env),), slices=(SliceSpec(dimensions={}),), owner="me")
+    ids = lab.submit(ends("bot1"), spec(), other)
     lab.commit()
     assert termination_tasks(conn, [*ids, 7]) == {ids[0]}
+
+
+def test_bots_that_a_task_ended(conn, lab):
+    engine = lab.engine
+    names = ("ended", "back", "refused", "lost", "worked", "bare")
+    runs = {}
+    for name in names:
+        newcomer = Newcomer(name, "native", name, "h", {}, ("noop", "terminate"), 1)
+        session = engine.open_session(lab.now, newcomer).session
+        if name != "bare":
+            lab.submit(spec(requires={"id": [name]}) if name == "worked" else ends(name))
+            [attempt] = engine.offer(lab.now, session, "k", 1)
+            engine.accept(lab.now, attempt)
+            runs[name] = attempt
+        if name == "lost":
+            lab.now += 1_000
+            engine.deadline_passed(lab.now, session)
+        elif name != "bare":
+            lab.finish(attempt, ok=name != "refused", exit_code=0)
+        if session in engine.sessions:
+            engine.close_session(lab.now, session, "bye")
+        if name == "back":
+            again = engine.open_session(lab.now, msgspec.structs.replace(newcomer, session_key="again"))
+            engine.close_session(lab.now, again.session, "bye")
+    lab.commit()
+    run = runs["ended"]
+    assert terminations(conn, [*names, "nobody"]) == {"ended": Run(run.task, 1, run.id)}
+    assert terminations(conn, []) == {}
 
 
 # ------------------------------------------------------------- query plans
@@ -338,6 +368,10 @@ def test_every_statement_uses_its_indexes(conn):
         ): lambda: bot_history(conn, "bot1", limit=10, since=1.0),
         ("events USING INDEX events_bot (bot=? AND rowid<?)",): lambda: standing(conn, "bot1", 10),
         ("ops USING INTEGER PRIMARY KEY",): lambda: op_names(conn, [5]),
+        (
+            "a USING INDEX attempts_bot (bot=? AND rowid=?)", "attempts USING COVERING INDEX attempts_bot (bot=?)",
+            "events USING INDEX events_bot (bot=? AND rowid>?)", "t USING INTEGER PRIMARY KEY",
+        ): lambda: terminations(conn, ["bot1"]),
         ("tasks USING INTEGER PRIMARY KEY",): lambda: termination_tasks(conn, [5]),
     }  # fmt: skip
     for parts, action in actions.items():

@@ -163,26 +163,28 @@ class _Teller:
         if entry.kind == "bot.changed":
             return *self._change(detail), self._session
         if entry.kind == "bot.connected":
-            self._session, self._version, self._order = detail["session"], detail["version"], None
+            self._session, self._version = detail.get("session", ""), detail.get("version", "")
+            self._order = None  # it has come back: that was carried out
         elif entry.kind == "bot.disconnected":
             self._session = ""
-            return _ending_of(detail["reason"]), detail["reason"], detail["session"]
+            reason = detail.get("reason", "")
+            return _ending_of(reason), reason, detail.get("session", "")
         elif entry.kind == "bot.deleted":
             self._is_deleted, self._session = True, ""
         return _TYPES.get(entry.kind, LOG), detail.get("message", ""), self._session
 
     def _change(self, detail: dict[str, Any]) -> tuple[str, str]:
         """A change of its health is none of the orders that stand."""
-        self._quarantined, self._maintenance = detail["quarantined"], detail["maintenance"]
-        before, self._order = self._order, detail["order"]
+        self._quarantined, self._maintenance = detail.get("quarantined"), detail.get("maintenance")
+        before, self._order = self._order, detail.get("order")
         if self._order is not None and self._order != before:
-            return _ORDERED[self._order], f"told to {self._order}"
+            return _ORDERED.get(self._order, LOG), f"told to {self._order}"
         reasons = []
         if self._quarantined is not None:
             reasons.append(f"in quarantine: {self._quarantined}")
         if self._maintenance is not None:
             reasons.append(f"under maintenance: {self._maintenance}")
-        if detail["draining"]:
+        if detail.get("draining"):
             reasons.append("draining")
         return LOG, "; ".join(reasons) or "takes work"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from swarmd.api.calls import Call
 from swarmd.api.rpc import Code, RpcError
@@ -18,12 +18,16 @@ from swarmd.api.swarming.services.bot_infos import (
     no_such_bot,
 )
 from swarmd.api.swarming.services.common import cursor_key, cursor_text, moment, page_limit
-from swarmd.core.dimensions import FEATURE, ID, MAX_TASK_KEYS, POOL, check_key, check_value
+from swarmd.api.swarming.services.filters import MAX_ALTERNATIVES
+from swarmd.core.dimensions import FEATURE, ID, MAX_TASK_KEYS, MAX_TASK_VALUES, POOL, check_key, check_value
 from swarmd.core.errors import Refused, Unknown
 from swarmd.core.model import Bot, BotId, OpId
 from swarmd.store.bot_history import op_names, terminations
 
 CURSOR = "bots"
+MAX_GIVEN = (
+    MAX_TASK_KEYS * MAX_TASK_VALUES
+)  # dimensions of a filter, repeated ones too; what is more costs the daemon
 
 Filter = list[frozenset[str]]  # of each, a bot has at least one `key:value`
 
@@ -149,8 +153,10 @@ class BotMethods:
 # --------------------------------------------------------------------- filters
 
 
-def _filter(dimensions: Iterable[common_pb2.StringPair]) -> Filter:
+def _filter(dimensions: Sequence[common_pb2.StringPair]) -> Filter:
     """Raises `RpcError` for what no task could require; the same may be asked for twice, and in several ways."""
+    if len(dimensions) > MAX_GIVEN:
+        raise _too_many(len(dimensions), "dimensions", MAX_GIVEN)
     found: dict[frozenset[str], None] = {}
     try:
         for pair in dimensions:
@@ -158,14 +164,20 @@ def _filter(dimensions: Iterable[common_pb2.StringPair]) -> Filter:
             if pair.key == FEATURE:
                 raise Refused("bad_dimension", "dimension 'feature' is not told", "leave it out")
             alternatives = pair.value.split("|")
+            if len(alternatives) > MAX_ALTERNATIVES:
+                raise _too_many(len(alternatives), f"alternatives for dimension {pair.key}", MAX_ALTERNATIVES)
             for value in alternatives:
                 check_value(pair.key, value)
             found[frozenset(f"{pair.key}:{value}" for value in alternatives)] = None
     except Refused as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"dimensions: {error.message}; {error.remedy}") from None
     if len(found) > MAX_TASK_KEYS:
-        raise RpcError(Code.INVALID_ARGUMENT, f"{len(found)} dimensions; at most {MAX_TASK_KEYS} are allowed")
+        raise _too_many(len(found), "different dimensions", MAX_TASK_KEYS)
     return list(found)
+
+
+def _too_many(count: int, what: str, most: int) -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, f"{count} {what}; at most {most} are allowed")
 
 
 def _matching(bots: Iterable[Bot], wanted: Filter) -> Iterable[Bot]:

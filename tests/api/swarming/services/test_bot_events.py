@@ -12,7 +12,6 @@ from swarmd.api.swarming.services.common import cursor_text
 from swarmd.client import BotOrderRequest
 from swarmd.core.ids import from_text, to_text
 from swarmd.core.model import BotId
-from swarmd.daemon.terminating import termination
 from swarmd.testing import Lab
 from swarmd.testing.harness import WALL
 from tests.api.swarming.services.asking import INVALID_ARGUMENT, ask, refused
@@ -194,20 +193,33 @@ async def test_an_order_stands_until_it_is_carried_out(swarmd: Lab):
 
 async def test_a_task_that_ends_its_bot(swarmd: Lab):
     bot = await polling(swarmd)
-    with swarmd.daemon.step() as (engine, now):
-        engine.submit(now, [termination(BotId("s1"), name="", tags=(), owner="me", priority=0)])
-        [attempt] = engine.offer(now, engine.bots["s1"].session.id, "poll", 1)
-    told = await events_of(swarmd, "s1")
-    assert [e.event_type for e in told] == ["bot_connected", "bot_terminate"]
-    assert told[-1].task_id == task_id(attempt.task)[:-1] + "1" and bot.id == "s1"
+    id = (await ask(swarmd, "TerminateBot", bot_id="s1", reason="swap disk")).task_id
+    told = await bot.poll()
+    await bot.confirm_end(told["task_id"])
+    await bot.event("bot_shutdown", "Signal was received")
+    events = await events_of(swarmd, "s1")
+    assert [(e.event_type, e.message) for e in events] == [
+        ("bot_connected", ""),
+        ("bot_terminate", ""),
+        ("task_completed", ""),
+        ("bot_shutdown", "it ended itself, as a task told it"),
+        ("bot_shutdown", "Signal was received"),
+    ]
+    run = id[:-1] + "1"
+    assert [e.task_id for e in events] == ["", run, run, "", ""]
 
 
-async def test_what_a_later_daemon_tells_of_bots_is_in_the_log(swarmd: Lab):
+async def test_what_another_version_wrote_of_bots_can_be_told(swarmd: Lab):
     await polling(swarmd)
     with swarmd.daemon.step() as (engine, now):
         engine.bot_tells(now, "s1", "bot.sang", "la la la")
-        engine.emit(now, "bot.danced", bot="s1")
-    assert (await texts_of(swarmd, "s1"))[1:] == [("bot_log", "la la la"), ("bot_log", "")]
+        for kind in ("bot.danced", "bot.changed", "bot.disconnected", "bot.connected"):
+            engine.emit(now, kind, bot=BotId("s1"))
+        engine.emit(now, "bot.changed", bot=BotId("s1"), detail={"order": "dance"})
+    assert (await texts_of(swarmd, "s1"))[1:] == [
+        ("bot_log", "la la la"), ("bot_log", ""), ("bot_log", "takes work"), ("bot_shutdown", ""),
+        ("bot_connected", ""), ("bot_log", "told to dance"),
+    ]  # fmt: skip
 
 
 async def test_the_history_of_a_deleted_bot_and_of_its_successor(swarmd: Lab):

@@ -218,6 +218,28 @@ async def test_a_silent_bot_is_dead_and_comes_to_life_again(swarmd: Lab, protoco
     assert alive.last_seen_ts.seconds > dead.last_seen_ts.seconds
 
 
+@pytest.mark.parametrize("protocol", ["native", "swarming"])
+async def test_a_bot_that_a_task_ended(swarmd: Lab, protocol: str):
+    """While it runs it is the bot's task; once the bot is gone it is what ended it, until the bot is back."""
+    bot: Any = await (open_bot(swarmd, "b1") if protocol == "native" else polling(swarmd, "b1"))
+    task = (await ask(swarmd, "TerminateBot", bot_id="b1")).task_id
+    run = task[:-1] + "1"
+    waiting = await ask(swarmd, "GetBot", bot_id="b1")
+    assert (waiting.task_id, waiting.termination_task_id) == ("", "")
+    assert await ids_of(swarmd, is_busy="TRUE") == ["b1"], "it takes nothing else"
+    await (bot.sync() if protocol == "native" else bot.poll())
+    ending = await ask(swarmd, "GetBot", bot_id="b1")
+    assert (ending.task_id, ending.task_name, ending.termination_task_id) == (run, "Terminate b1", "")
+    await (bot.close() if protocol == "native" else bot.confirm_end(run))
+    ended = await ask(swarmd, "GetBot", bot_id="b1")
+    assert (ended.is_dead, ended.task_id, ended.termination_task_id) == (True, "", task)
+    await swarmd.restart(away_s=5)
+    [ended] = (await ask(swarmd, "ListBots")).items
+    assert ended.termination_task_id == task
+    await bot.restart()
+    assert (await ask(swarmd, "GetBot", bot_id="b1")).termination_task_id == ""
+
+
 async def test_it_is_the_same_after_a_restart_of_the_daemon(swarmd: Lab):
     await open_bot(swarmd, "b1", slots=2, os="Linux")
     gone = await open_bot(swarmd, "b2")
@@ -400,7 +422,9 @@ async def test_a_list_that_cannot_be(swarmd: Lab, fields, text):
         ([{"key": "os", "value": "v" * 257}], "cannot be a value"),
         ([{"key": "os", "value": "a\0b"}], "cannot be a value"),
         ([{"key": "feature", "value": "noop"}], "dimension 'feature' is not told"),
-        (dimensions(os=[f"v{n}" for n in range(33)]), "33 dimensions; at most 32"),
+        (dimensions(os=[f"v{n}" for n in range(33)]), "33 different dimensions; at most 32"),
+        (dimensions(os=["Linux"] * 513), "513 dimensions; at most 512"),
+        (dimensions(os="|".join("a" * 65)), "65 alternatives for dimension os; at most 64"),
     ],
 )
 async def test_a_filter_that_cannot_be(swarmd: Lab, name, wanted, text):
@@ -410,7 +434,7 @@ async def test_a_filter_that_cannot_be(swarmd: Lab, name, wanted, text):
 
 async def test_many_equal_filters_are_one(swarmd: Lab):
     await open_bot(swarmd, "b1", os="Linux")
-    wanted = dimensions(os=["Linux|Mac", "Mac|Linux"] * 500)
+    wanted = dimensions(os=["Linux|Mac", "Mac|Linux"] * 256)
     assert await ids_of(swarmd, dimensions=wanted) == ["b1"]
 
 
