@@ -1,4 +1,4 @@
-"""Makes the Python modules of all `.proto` files below `swarmd/`.
+"""Makes the Python modules of all `.proto` files below `swarmd/` and `tests/`.
 
     python -m tools.protos
 
@@ -14,12 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = ("swarmd", "tests")
 GENERATED = ("_pb2.py", "_pb2.pyi")
 
 
 def sources() -> list[str]:
     """The `.proto` files, as they name each other."""
-    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "swarmd").rglob("*.proto"))
+    return sorted(
+        path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.proto")
+    )
 
 
 def made() -> dict[str, str]:
@@ -39,7 +42,12 @@ def made() -> dict[str, str]:
 
 def checked_in() -> dict[str, str]:
     """The same, as it is in the source tree."""
-    files = [path for ending in GENERATED for path in sorted((ROOT / "swarmd").rglob("*" + ending))]
+    files = [
+        path
+        for ending in GENERATED
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*" + ending))
+    ]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 

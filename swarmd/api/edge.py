@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from swarmd.api.calls import Call, Caller, Reply, json_reply, parse_query
+from swarmd.api.grpc_edge import GrpcEdge
 from swarmd.api.guard import Denied, Guard
 from swarmd.api.problems import Handler, Package, TooLarge, problem_of
 from swarmd.api.routes import Route
@@ -54,6 +55,7 @@ class Edge:
         for route in self.routes:
             self._add(route)
         self._quart = quart_answers(self)
+        self.grpc = GrpcEdge(self)  # what serves calls of gRPC
 
     def _add(self, route: Route) -> None:
         assert route.handler in self._handlers, f"no handler {route.handler}"

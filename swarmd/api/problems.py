@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct
 
 from swarmd.api.calls import Call, Headers, Reply
+from swarmd.api.grpc import LoadServices
 from swarmd.api.guard import Denied, Lesser
 from swarmd.api.routes import Route
 from swarmd.config import Config
@@ -48,7 +49,7 @@ class Package(Struct, frozen=True):
 
     `prepare` looks at a new configuration, changes nothing, and gives what takes it; raises `ConfigError` for one that
     cannot be used. `lesser` knows secrets (`Guard`). `check_ticket` raises `Denied` for a ticket that is none
-    (`Route.ticket`).
+    (`Route.ticket`). `grpc` gives its services of gRPC when the first one is called: they need protobuf.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Package(Struct, frozen=True):
     prepare: Prepare | None = None
     lesser: Lesser | None = None
     check_ticket: Callable[[str], None] | None = None
+    grpc: LoadServices | None = None
 
 
 _STATUS: tuple[tuple[type[CoreError], int], ...] = (

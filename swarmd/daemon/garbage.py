@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
+App = Callable[..., Awaitable[None]]
 
 CALLS = 16  # between two looks at the memory
 GROWTH = 2.0  # of the memory since the last look for cycles
@@ -44,12 +44,12 @@ class Collector:
     def around(self, app: App) -> App:
         """`app`, whose calls are counted."""
 
-        def counted(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        def counted(*call: Any) -> Awaitable[None]:
             self._calls += 1
             if self._calls >= CALLS:
                 self._calls = 0
                 self._look()
-            return app(scope, receive, send)
+            return app(*call)
 
         return counted
 

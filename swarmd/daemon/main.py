@@ -126,7 +126,7 @@ async def _live(
     from swarmd.api.app import open_app
 
     app = await open_app(daemon)
-    served = collector.around(app)
+    served = partial(serve, collector.around(app), listeners, grpc=collector.around(app.grpc))
     notifier = Notifier.from_environ(os.environ)
     shutdown = trio.Event()
     urls = [listener_url(listener) for listener in listeners]
@@ -138,7 +138,7 @@ async def _live(
         nursery.start_soon(notifier.watchdog)
         nursery.start_soon(keep_within, daemon)
         async with trio.open_nursery() as serving:
-            await serving.start(partial(serve, served, listeners, shutdown=shutdown, settings=settings))
+            await serving.start(partial(served, shutdown=shutdown, settings=settings))
             # Signals are caught before anybody can know that we are ready: the default would end us hard.
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
                 say(f"swarmd ready {urls[0]}")

@@ -22,12 +22,6 @@ Patient = Callable[[Wait], Awaitable[None]]  # waits, and sees the client go mea
 INBOX_MESSAGES = (
     16  # body messages an app has not read yet, one read from the socket each; then reading stops
 )
-H2_STREAMS = 400  # at a time on one HTTP/2 connection; hypercorn's priority tree breaks at 1,000
-H2_APPS = 2 * H2_STREAMS  # requests of one connection still running, those that the client has reset included
-
-
-class TooManyRequests(Exception):
-    """One connection started more requests than `H2_APPS` without waiting for their end."""
 
 
 class Inbox:
@@ -84,12 +78,11 @@ class Inbox:
 
 
 class AppTasks:
-    """The running requests of one connection, in the form that hypercorn's protocols call."""
+    """The running requests of one HTTP/1 connection, in the form that hypercorn's protocol calls."""
 
     def __init__(self, nursery: trio.Nursery, patient: Patient) -> None:
         self._nursery = nursery
         self._patient = patient
-        self._running = 0
 
     def spawn(self, func: Callable[..., Awaitable[Any]], *args: Any) -> None:
         self._nursery.start_soon(func, *args)
@@ -97,10 +90,7 @@ class AppTasks:
     async def spawn_app(
         self, app: ASGIApp, config: Config, scope: Scope, send: AppSend
     ) -> Callable[[Message], Awaitable[None]]:
-        if self._running >= H2_APPS:
-            raise TooManyRequests(f"{self._running} requests of one connection are still running")
         inbox = Inbox(self._patient)
-        self._running += 1
         self._nursery.start_soon(self._run, app, scope, inbox, send)
         return inbox.put
 
@@ -116,5 +106,4 @@ class AppTasks:
             )
         finally:
             inbox.close()
-            self._running -= 1
         await send(None)  # a 500 if nothing was sent, the end of the connection or stream if only a part

@@ -20,27 +20,24 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import h2.events
-import h2.exceptions
 import h11
 import trio
-from h2.errors import ErrorCodes
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import StreamClosed
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
-from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from swarmd.daemon.http2 import Http2, ServeStream, Stream, keep_alive
+from swarmd.daemon.http2_asgi import call_app
 from swarmd.daemon.listeners import Door, Waiting, accept
-from swarmd.daemon.requests import H2_STREAMS, AppTasks, ASGIApp, Inbox, Message, Patient, Wait
+from swarmd.daemon.requests import AppTasks, ASGIApp, Inbox, Message, Patient, Wait
+from swarmd.grpc.wire import is_grpc
 
 log = logging.getLogger("swarmd.server")
 
@@ -92,9 +89,6 @@ class Http1(H11Protocol):
         self._held = b""  # a head whose body is about to come
         self._bad_head = False
 
-    async def farewell(self) -> None:
-        """Nothing to say on HTTP/1."""
-
     @property
     def answer_open(self) -> bool:
         return self.connection.our_state is h11.SEND_BODY
@@ -145,115 +139,16 @@ def _has_body(head: h11.Response) -> bool:
     return any(name == b"content-length" and value != b"0" for name, value in head.headers)
 
 
-class Http2(H2Protocol):
-    """HTTP/2 without the ways in which hypercorn 0.18.0 loses a connection or keeps a request for nothing."""
-
-    def __init__(self, *args: Any, send_timeout_s: float) -> None:
-        super().__init__(*args)
-        self._send_timeout_s = send_timeout_s
-        self._patience: dict[int, trio.CancelScope] = {}  # streams that wait for the client to take data
-
-    answer_open = False  # a cut stream is told from a whole one by its framing
-    unread = False
-    head_begun = False
-
-    async def farewell(self) -> None:
-        self.connection.close_connection()
-        await self._flush()
-
-    async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        for event in events:
-            if isinstance(event, h2.events.PriorityUpdated):
-                continue  # deprecated by RFC 9113 5.3; a tree that clients can grow is only a way to break us
-            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
-                # A body that comes after the answer: stock raises KeyError.
-                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                continue
-            if isinstance(event, h2.events.StreamReset):
-                self._cancel_app(event.stream_id)
-            await super()._handle_events([event])
-            if isinstance(event, h2.events.StreamReset | h2.events.RequestReceived):
-                await self._tell_if_idle()  # a reset or refused request: stock takes it for running for ever
-        await self._flush()
-
-    def _cancel_app(self, stream_id: int) -> None:
-        put = getattr(self.streams.get(stream_id), "app_put", None)
-        if put is not None:
-            put.__self__.app.cancel()  # an Inbox, see AppTasks.spawn_app
-
-    async def _tell_if_idle(self) -> None:
-        if not self.streams:
-            await self.send(Updated(idle=True))
-
-    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
-        fields = dict(request.headers)
-        if not (fields.get(b":path", b"").isascii() and fields[b":method"].isascii() and b":path" in fields):
-            await self._reset(request.stream_id, ErrorCodes.PROTOCOL_ERROR)
-            return
-        if fields[b":method"] == b"CONNECT":  # stock takes it for a WebSocket
-            await self._reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
-            return
-        await super()._create_stream(request)
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        stream_id = event.stream_id
-        if stream_id not in self.stream_buffers:
-            await trio.lowlevel.checkpoint()  # the stream has ended: an app that still streams would spin
-        if isinstance(event, StreamClosed):
-            stream = self.streams.get(stream_id)
-            if isinstance(stream, HTTPStream) and stream.state is not ASGIHTTPState.CLOSED:
-                await self._reset(stream_id, ErrorCodes.INTERNAL_ERROR)  # the app broke off
-        with trio.CancelScope(deadline=trio.current_time() + self._send_timeout_s) as patience:
-            self._patience[stream_id] = patience
-            try:
-                await super().stream_send(event)
-            finally:
-                self._patience.pop(stream_id, None)
-        if patience.cancelled_caught:
-            log.warning("stream.stuck", extra={"client": self.client, "after_s": self._send_timeout_s})
-            self._cancel_app(stream_id)
-            await self._close_stream(stream_id)
-            await self._reset(stream_id, ErrorCodes.CANCEL)
-            await self._tell_if_idle()
-
-    async def _send_data(self, stream_id: int) -> None:
-        buffer = self.stream_buffers.get(stream_id)
-        waiting = len(buffer.buffer) if buffer is not None else 0
-        if waiting and not self._window(stream_id):
-            self.priority.block(stream_id)  # stock wakes the app here, which then fills the memory
-            return
-        await super()._send_data(stream_id)
-        if buffer is not None and len(buffer.buffer) < waiting and stream_id in self._patience:
-            self._patience[stream_id].deadline = trio.current_time() + self._send_timeout_s
-        if stream_id not in self.stream_buffers:
-            stream = self.connection.streams.get(stream_id)
-            if stream is not None and not stream.closed:  # answered before the request ended: RFC 9113 8.1
-                await self._reset(stream_id, ErrorCodes.NO_ERROR)
-
-    def _window(self, stream_id: int) -> int:
-        try:
-            return max(0, self.connection.local_flow_control_window(stream_id))
-        except h2.exceptions.ProtocolError:
-            return 1  # the stream has ended: let it be forgotten
-
-    async def _reset(self, stream_id: int, code: ErrorCodes) -> None:
-        try:
-            self.connection.reset_stream(stream_id, code)
-        except h2.exceptions.ProtocolError:
-            return  # it has ended by itself
-        await self._window_updated(stream_id)  # wakes the sender, which forgets the stream
-        await self._flush()
-
-
 class Connection(TCPServer):
     """One client, from accept to close; `run` never raises an Exception."""
 
     protocol: Http1 | Http2
 
-    def __init__(self, settings: ServerSettings, *parts: Any) -> None:
+    def __init__(self, settings: ServerSettings, grpc: ServeStream | None, *parts: Any) -> None:
         """`parts`: what TCPServer takes, the stream last."""
         super().__init__(*parts)
         self.settings = settings
+        self._grpc = grpc
         self._client: tuple[str, int] | None = None
         self._parts: tuple[Any, ...] = ()  # what a protocol is made of
         self._scope = trio.CancelScope()  # cancel this, never the nursery in it
@@ -286,7 +181,9 @@ class Connection(TCPServer):
             server = parse_socket_addr(sock.family, sock.getsockname())
         except OSError:
             return  # gone before it said a word
+        self._base = {"scheme": "http", "client": self._client, "server": server, "state": self.state}
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             state = ConnectionState(self.state.copy())
             apps = AppTasks(nursery, self._patient)
             parts = (self.app, self.config, self.context, apps, state)
@@ -295,7 +192,8 @@ class Connection(TCPServer):
             nursery.start_soon(self._watch_idle)
             await self._read()
             self._watch.cancel()
-            if self._closing and not self._dead:  # we closed: an app may finish what it does after its answer
+            if self._closing and not self._dead and isinstance(self.protocol, Http1):
+                # We closed: an app may finish what it does after its answer.
                 self._end_within(LINGER_S)
             else:
                 self._scope.cancel()
@@ -343,10 +241,42 @@ class Connection(TCPServer):
         try:
             await self.protocol.handle(event)
         except H2ProtocolAssumedError as preface:
-            self._idle_until(trio.current_time() + self.settings.header_s)  # for the first real request
-            self.protocol = Http2(*self._parts, send_timeout_s=self.settings.send_timeout_s)
-            await self.protocol.initiate()
+            await self._speak_http2()
             await self.protocol.handle(RawData(data=preface.data))
+
+    async def _speak_http2(self) -> None:
+        self._idle_until(trio.current_time() + self.settings.header_s)  # for the first real request
+        limits = self.settings
+        self.protocol = http2 = Http2(
+            self,
+            self._serve_stream,
+            send_timeout_s=limits.send_timeout_s,
+            max_header_bytes=limits.max_header_bytes,
+        )
+        keep_alive(self.stream.socket)
+        await self._nursery.start(http2.run)
+        if self.context.terminated.is_set():
+            await http2.farewell()
+
+    async def _serve_stream(self, stream: Stream) -> None:
+        if self._grpc is not None and is_grpc(stream.fields):
+            await self._grpc(stream)
+        else:
+            base = {**self._base, "state": self.state.copy()}
+            await call_app(self.app, stream, base, partial(self.config.response_headers, "h2"))
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        return self._client
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self.protocol_send(RawData(data=data))
+
+    def set_idle(self, idle: bool) -> None:
+        self._idle_until(trio.current_time() + self.settings.idle_s if idle else math.inf)
+
+    async def close(self) -> None:
+        await self._close_after_answer()
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -355,7 +285,7 @@ class Connection(TCPServer):
             else:
                 await self._send_all(event.data)
         elif isinstance(event, Updated):
-            self._idle_until(trio.current_time() + self.settings.idle_s if event.idle else math.inf)
+            self.set_idle(event.idle)
         elif isinstance(event, Closed):
             await self._close_after_answer()
 
@@ -424,12 +354,18 @@ class Connection(TCPServer):
                     await over.wait()
                 if self._idle_ends_at <= trio.current_time():
                     break
+            http2 = self.protocol if isinstance(self.protocol, Http2) else None
+            if http2 is not None:
+                await http2.farewell()
             while over.is_set() and self._idle_ends_at == math.inf:
                 self._became_idle = trio.Event()
                 await self._became_idle.wait()
-            await self.protocol.farewell()
-            await self.protocol.handle(Closed())
-            self._scope.cancel()
+            if http2 is not None:
+                await http2.flushed()
+                await self._close_after_answer()
+            else:
+                await self.protocol.handle(Closed())
+                self._scope.cancel()
 
 
 async def serve(
@@ -438,9 +374,12 @@ async def serve(
     *,
     shutdown: trio.Event,
     settings: ServerSettings = ServerSettings(),
+    grpc: ServeStream | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` (ASGI 3, with or without lifespan) over HTTP/1.1 and plain HTTP/2 until `shutdown` is set.
+
+    `grpc` serves the streams of HTTP/2 whose content is gRPC's; without it the app gets them too.
 
     Ready (`task_status`) when the app has started and connections are accepted. Takes over the listeners and
     closes them at the end, however it ends. After `shutdown`: no new connection, idle ones close at once,
@@ -454,7 +393,7 @@ async def serve(
     state: dict[str, Any] = {}
 
     async def connection(stream: trio.SocketStream) -> None:
-        await Connection(settings, app, config, context, state, stream).run()
+        await Connection(settings, grpc, app, config, context, state, stream).run()
 
     door = Door(settings.max_connections, connection)
     try:
@@ -479,8 +418,6 @@ def _config(settings: ServerSettings) -> Config:
     config.errorlog = None
     config.keep_alive_max_requests = sys.maxsize
     config.h11_max_incomplete_size = settings.max_header_bytes
-    config.h2_max_header_list_size = settings.max_header_bytes
-    config.h2_max_concurrent_streams = H2_STREAMS
     return config
 
 

@@ -27,6 +27,7 @@ from swarmd.api.migrations import MIGRATIONS
 from swarmd.client import Client, open_client
 from swarmd.config import Config
 from swarmd.daemon.daemon import Daemon, open_daemon
+from swarmd.daemon.http2 import Fields, ServeStream, Stream
 from swarmd.daemon.listeners import Listener, listener_url, open_listeners, remove_unix_socket
 from swarmd.daemon.retention import keep_within
 from swarmd.daemon.server import ServerSettings, serve
@@ -92,7 +93,7 @@ async def running(
                 daemon = await open_daemon(config, backend, wall=wall, failpoint=failpoint)
                 app = await open_app(daemon)
                 listeners = await open_listeners(addresses, socket)
-                served = _silent_when(is_dead, app)
+                served = _silent_when(is_dead, app), _silent_calls_when(is_dead, app.grpc)
                 async with _serving(daemon, served, listeners, retention) as url, open_client(url) as client:
                     yield RunningDaemon(daemon, app, url, client, path)
             finally:
@@ -124,9 +125,38 @@ def _silent_when(is_dead: Callable[[], bool], app: Asgi) -> Asgi:
     return silenced
 
 
+def _silent_calls_when(is_dead: Callable[[], bool], serve_stream: ServeStream) -> ServeStream:
+    """The same for calls of gRPC."""
+
+    class Silenced(Stream):
+        __slots__ = ()
+
+        async def head(self, fields: Fields, end: bool = False) -> None:
+            await self._if_alive()
+            await super().head(fields, end)
+
+        async def send(self, data: bytes) -> None:
+            await self._if_alive()
+            await super().send(data)
+
+        async def end(self, trailers: Fields | None = None) -> None:
+            await self._if_alive()
+            await super().end(trailers)
+
+        async def _if_alive(self) -> None:
+            if is_dead():
+                await trio.sleep_forever()
+
+    async def silenced(stream: Stream) -> None:
+        stream.__class__ = Silenced
+        await serve_stream(stream)
+
+    return silenced
+
+
 @asynccontextmanager
 async def _serving(
-    daemon: Daemon, app: Asgi, listeners: list[Listener], retention: bool
+    daemon: Daemon, served: tuple[Asgi, ServeStream], listeners: list[Listener], retention: bool
 ) -> AsyncIterator[str]:
     # Idle limits must not become the next deadline that a virtual clock jumps to.
     settings = ServerSettings(idle_s=YEAR_S, header_s=YEAR_S, graceful_s=5.0)
@@ -139,7 +169,10 @@ async def _serving(
             nursery.start_soon(keep_within, daemon)
         try:
             async with trio.open_nursery() as serving:
-                await serving.start(partial(serve, app, listeners, shutdown=shutdown, settings=settings))
+                app, grpc = served
+                await serving.start(
+                    partial(serve, app, listeners, shutdown=shutdown, settings=settings, grpc=grpc)
+                )
                 try:
                     yield url
                 finally:

@@ -10,11 +10,12 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 from msgspec import Struct
 
+from swarmd.api.aside import Aside
 from swarmd.api.calls import Call, Reply
 from swarmd.api.problems import Handler, TooLarge
 from swarmd.api.routes import MIB, Route, Verb
@@ -33,11 +34,8 @@ MAX_BODY = 64 * MIB  # what the protocol grants a request, before and after deco
 # 3 GiB of memory and stop the daemon for ten seconds.
 USUAL_BODY = MIB
 MAX_TEXT_BODY = MIB  # its parser takes half a second for so much
-BIG = 256 << 10  # bytes above which a message is read or written off the trio thread
-MAX_BIG_AT_ONCE = 2
 
 RpcHandler = Callable[[Call, Any], Awaitable[Any]]
-T = TypeVar("T")
 
 
 class Method(Struct, frozen=True):
@@ -89,7 +87,7 @@ class Layer:
         self._methods = tuple(methods)
         self._load = load
         self._bound: dict[str, Bound] = {}
-        self._big = trio.CapacityLimiter(MAX_BIG_AT_ONCE)
+        self._aside = Aside()
         self.handlers: dict[str, Handler] = {
             method.key: partial(self._serve, method) for method in self._methods
         }
@@ -166,13 +164,6 @@ class Layer:
             body = await self._aside(len(body), deflated, body)
             headers.append((b"content-encoding", b"gzip"))
         return Reply(body, content_type=encoding.value, headers=tuple(headers))
-
-    async def _aside(self, size: int, fn: Callable[..., T], *args: Any) -> T:
-        """`fn(*args)`; in a thread when it has much to do, so that everybody else is answered meanwhile."""
-        if size <= BIG:
-            return fn(*args)
-        async with self._big:
-            return await in_thread(fn, *args)
 
 
 def _answer_encoding(call: Call) -> Encoding:
