@@ -8,8 +8,6 @@ import struct
 from contextlib import asynccontextmanager
 from functools import partial
 
-import h2.config
-import h2.connection
 import h2.events
 import h11
 import pytest
@@ -19,6 +17,8 @@ from swarmd.daemon.http2 import RUNNING
 from swarmd.daemon.listeners import open_listeners
 from swarmd.daemon.requests import INBOX_MESSAGES
 from swarmd.daemon.server import RECEIVE_BYTES, ServerSettings, serve
+
+from .http2_client import H2Client
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 BIG = 30 * 1024 * 1024  # more than the sockets' buffers hold
@@ -554,59 +554,6 @@ async def test_a_quart_app_is_served(autojump_clock):
 
 
 # --- HTTP/2 -----------------------------------------------------------------------------------------------
-
-
-class H2Client:
-    def __init__(self, stream):
-        self.stream = stream
-        config = h2.config.H2Configuration(header_encoding=None, validate_outbound_headers=False)
-        self.h2 = h2.connection.H2Connection(config)
-        self.h2.initiate_connection()
-        self.events = []
-        self.came = b""
-
-    async def ask(self, path, body=None, end=True, method=None, more=()):
-        stream_id = self.h2.get_next_available_stream_id()
-        method = method or (b"GET" if body is None else b"POST")
-        fields = [(b":method", method), (b":path", path), (b":scheme", b"http"), (b":authority", b"a")]
-        fields += more
-        self.h2.send_headers(stream_id, fields, end_stream=body is None and end)
-        if body is not None:
-            self.h2.send_data(stream_id, body, end_stream=end)
-        await self.flush()
-        return stream_id
-
-    async def flush(self):
-        if data := self.h2.data_to_send():
-            await self.stream.send_all(data)
-
-    async def wait(self, kind, stream_id=None):
-        """The next event of that kind, of that stream; None if the server closes first."""
-        while True:
-            for at, event in enumerate(self.events):
-                if isinstance(event, kind) and stream_id in (None, getattr(event, "stream_id", 0)):
-                    return self.events.pop(at)
-            data = await self.stream.receive_some(2**16)
-            if not data:
-                return None
-            self.came += data
-            while len(self.came) >= (size := 9 + int.from_bytes(self.came[:3], "big")):
-                frame, self.came = self.came[:size], self.came[size:]
-                if frame[3] == 7:  # GOAWAY: our own h2 takes nothing after it, though answers may follow
-                    goodbye = h2.events.ConnectionTerminated()
-                    goodbye.last_stream_id = int.from_bytes(frame[9:13], "big")
-                    goodbye.error_code = int.from_bytes(frame[13:17], "big")
-                    self.events.append(goodbye)
-                    continue
-                for event in self.h2.receive_data(frame):
-                    if isinstance(event, h2.events.DataReceived):
-                        self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                    self.events.append(event)
-            await self.flush()
-
-    async def status(self, stream_id):
-        head = await self.wait(h2.events.ResponseReceived, stream_id)
-        return int(dict(head.headers)[b":status"])
 
 
 @asynccontextmanager

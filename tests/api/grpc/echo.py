@@ -53,7 +53,7 @@ class Echo:
             case ["unknown"]:
                 raise Unknown("unknown_task", "there is no such task", "give another")
             case ["busy"]:
-                raise Busy("busy", "not now", "later", retry_after_s=3)
+                raise Busy("busy", "not now", 3, "later")
             case ["broken"]:
                 raise RuntimeError("the handler is broken")
             case ["metadata"]:
@@ -75,7 +75,7 @@ class Echo:
                     await self.release.wait()
             if request.text.startswith("fail"):
                 raise RpcError(Code.ABORTED, "in the middle")
-        except trio.Cancelled:
+        except (trio.Cancelled, GeneratorExit):
             self.cancelled.append(request.text)
             raise
         self.ended.append(request.text)
