@@ -54,8 +54,12 @@ class GrpcEdge:
     def services(self) -> tuple[Service, ...]:
         """All that is served, loaded when it was not."""
         if self._rpcs is None:
+            from swarmd.api.grpc_standard import standard_services
+
             loaders = [package.grpc for package in self._edge.packages if package.grpc is not None]
-            self._services = tuple(service for load in loaders for service in load())
+            given = [service for load in loaders for service in load()]
+            standard = standard_services(self._edge.daemon, lambda: self._services)
+            self._services = (*given, *standard)
             self._rpcs = {f"/{s.name}/{rpc.name}": rpc for s in self._services for rpc in s.rpcs}
         return self._services
 
