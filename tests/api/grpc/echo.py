@@ -46,6 +46,11 @@ class Echo:
         match request.text.split(" ", 1):
             case ["hold", *_]:
                 await self.release.wait()
+            case ["begun"]:
+                return Text(number=self.begun.count("hold"))
+            case ["release"]:
+                self.release.set()
+                self.release = trio.Event()
             case ["sleep", seconds]:
                 await trio.sleep(float(seconds))
             case ["fail", message]:
