@@ -37,6 +37,8 @@ from swarmd.testing.clock import install_hold
 
 WALL = 1_790_000_000.0  # the wall clock of a test starts here: 21 September 2026
 YEAR_S = 366 * 86_400.0
+# Idle limits must not become the next deadline that a virtual clock jumps to.
+LIMITS = ServerSettings(idle_s=YEAR_S, header_s=YEAR_S, graceful_s=5.0)
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -73,12 +75,13 @@ async def running(
     wall: Callable[[], float] = virtual_wall,
     failpoint: Callable[[str], None] = lambda name: None,
     is_dead: Callable[[], bool] = lambda: False,
+    limits: ServerSettings = LIMITS,
 ) -> AsyncIterator[RunningDaemon]:
     """A daemon with its server, until the block is left; then it stops as on SIGTERM.
 
     `tcp`: listens on a free port of 127.0.0.1 instead of a Unix socket. `at`: the URL of an earlier daemon, to
-    listen there again. `retention`: also removes what is old. Cancelled, it ends at once and commits nothing
-    more; where `is_dead` is true by then, it says nothing more either, as after `kill -9`. Under a virtual clock
+    listen there again. `retention`: also removes what is old. `limits`: of the server. Cancelled, it ends at
+    once and commits nothing more; where `is_dead` is true by then, it says nothing more either, as after `kill -9`. Under a virtual clock
     the clock stands still while SQLite works.
     """
     clock = trio.lowlevel.current_clock()
@@ -94,7 +97,10 @@ async def running(
                 app = await open_app(daemon)
                 listeners = await open_listeners(addresses, socket)
                 served = _silent_when(is_dead, app), _silent_calls_when(is_dead, app.grpc)
-                async with _serving(daemon, served, listeners, retention) as url, open_client(url) as client:
+                async with (
+                    _serving(daemon, served, listeners, retention, limits) as url,
+                    open_client(url) as client,
+                ):
                     yield RunningDaemon(daemon, app, url, client, path)
             finally:
                 await backend.close()
@@ -156,10 +162,12 @@ def _silent_calls_when(is_dead: Callable[[], bool], serve_stream: ServeStream) -
 
 @asynccontextmanager
 async def _serving(
-    daemon: Daemon, served: tuple[Asgi, ServeStream], listeners: list[Listener], retention: bool
+    daemon: Daemon,
+    served: tuple[Asgi, ServeStream],
+    listeners: list[Listener],
+    retention: bool,
+    settings: ServerSettings,
 ) -> AsyncIterator[str]:
-    # Idle limits must not become the next deadline that a virtual clock jumps to.
-    settings = ServerSettings(idle_s=YEAR_S, header_s=YEAR_S, graceful_s=5.0)
     shutdown = trio.Event()
     url = listener_url(listeners[0])
     async with trio.open_nursery() as nursery:

@@ -122,7 +122,7 @@ async def well_behaved(ask: Callable[[int], Awaitable[int]], over: trio.Event, c
         await trio.sleep(0.002)
 
 
-async def _side_by_side(
+async def side_by_side(
     ask: Callable[[int], Awaitable[int]], counts: Counts, odd: Callable[[], Awaitable[None]]
 ) -> None:
     over, began = trio.Event(), time.monotonic()
@@ -217,12 +217,12 @@ async def fuzz_server(
     kinds: Sequence[OddClient] = tuple(ODD),
 ) -> Counts:
     """The server with the toy application. Raises when the server ends by itself."""
-    with _quiet():
+    with quiet():
         return await _fuzz_server(seed, seconds, connections, kinds)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The toy fails on purpose, thousands of times, and odd clients are complained about."""
     log = logging.getLogger("swarmd.server")
     before = log.level
@@ -251,7 +251,7 @@ async def _fuzz_server(seed: int, seconds: float, connections: float, kinds: Seq
         await nursery.start(server)
         idle = descriptors()
         echo = Echo(port)
-        await _side_by_side(echo, counts, odd)
+        await side_by_side(echo, counts, odd)
         await echo.close()
         counts.leaked = await until_no_more_than(idle)
         if counts.leaked:
@@ -361,7 +361,7 @@ async def fuzz_daemon(
                 )  # fmt: skip
 
             idle = descriptors(daemon.process.pid)
-            await _side_by_side(Submitter(client), counts, odd)
+            await side_by_side(Submitter(client), counts, odd)
             if daemon.process.poll() is None:
                 counts.leaked = await until_no_more_than(idle, daemon.process.pid)
                 counts.peak_mib = _peak_mib(daemon.process.pid)
