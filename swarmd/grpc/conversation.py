@@ -8,10 +8,12 @@ from typing import Any, Protocol, TypeVar
 import trio
 
 from swarmd.grpc.codes import Code, WireFault
-from swarmd.grpc.framing import Deframer, deflated, framed, inflated
+from swarmd.grpc.framing import Deframer, deflated, inflated, prefix
 from swarmd.grpc.wire import Fields, Head, status_fields
 
 GZIP_ABOVE = 1024  # bytes of an answer
+MOST_INFLATION = 1_100  # times, in deflate: few bytes may be much work
+LARGE = 64 << 10  # bytes of a message that is not copied once more to stand behind its prefix
 PIECE_S = 30.0  # for the next piece of a message that has begun, or of a call's only message
 HEAD: Fields = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 ACCEPTED: Fields = [(b"grpc-accept-encoding", b"identity, gzip, deflate")]
@@ -56,41 +58,37 @@ class Conversation:
         """The next message, None after the last one. Raises `WireFault`."""
         while (found := self._deframer.next()) is None:
             if self._stream.at_end:
-                if self._deframer.begun:
-                    raise WireFault(Code.INTERNAL, "the call ends in the middle of a message")
+                self._check_cut()
                 return None
             if self._deframer.begun:
                 self._deframer.feed(await self._soon())
             else:
                 self._deframer.feed(await self._stream.receive())
-        compressed, data = found
-        if compressed:
-            # What few bytes inflate to may be much.
-            inflating = min(self._limit, len(data) * 1_100)
-            data = await self._aside(inflating, inflated, data, self._coding, self._limit)
-        return data
+        return await self._plain(*found)
 
     async def only_message(self) -> bytes:
         """The one message of a call that has no more, once the client has said so. Raises `WireFault`."""
-        while not self._stream.at_end:
+        while (found := self._deframer.next()) is None:
+            if self._stream.at_end:
+                self._check_cut()
+                raise WireFault(Code.INTERNAL, "the call has no message")
             self._deframer.feed(await self._soon())
-            first = self._deframer.next()
-            if first is not None:
-                break
-        else:
-            first = self._deframer.next()
-        if first is None:
-            what = "ends in the middle of its message" if self._deframer.begun else "has no message"
-            raise WireFault(Code.INTERNAL, f"the call {what}")
         while not self._stream.at_end and not self._deframer.begun:
             self._deframer.feed(await self._soon())
         if self._deframer.begun:
             raise WireFault(Code.INTERNAL, "the call has more than one message")
-        compressed, data = first
-        if compressed:
-            inflating = min(self._limit, len(data) * 1_100)
-            data = await self._aside(inflating, inflated, data, self._coding, self._limit)
-        return data
+        return await self._plain(*found)
+
+    def _check_cut(self) -> None:
+        if self._deframer.begun:
+            raise WireFault(Code.INTERNAL, "the call ends in the middle of a message")
+
+    async def _plain(self, compressed: bool, data: bytes) -> bytes:
+        if not compressed:
+            return data
+        inflating = min(self._limit, len(data) * MOST_INFLATION)
+        plain: bytes = await self._aside(inflating, inflated, data, self._coding, self._limit)
+        return plain
 
     async def _soon(self) -> bytes:
         with trio.move_on_after(PIECE_S):
@@ -111,7 +109,11 @@ class Conversation:
         compressed = self._takes_gzip and len(message) > GZIP_ABOVE
         if compressed:
             message = await self._aside(len(message), deflated, message)
-        await self._stream.send(framed(message, compressed))
+        if len(message) > LARGE:
+            await self._stream.send(prefix(message, compressed))
+            await self._stream.send(message)
+        else:
+            await self._stream.send(prefix(message, compressed) + message)
 
     async def end(
         self, code: Code, message: str = "", details: bytes = b"", trailing: Fields | None = None

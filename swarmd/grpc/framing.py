@@ -76,5 +76,6 @@ def deflated(message: bytes) -> bytes:
     return deflater.compress(message) + deflater.flush()
 
 
-def framed(message: bytes, compressed: bool = False) -> bytes:
-    return b"%c%b%b" % (compressed, len(message).to_bytes(4, "big"), message)
+def prefix(message: bytes, compressed: bool) -> bytes:
+    """What stands in front of a message."""
+    return b"%c%b" % (compressed, len(message).to_bytes(4, "big"))

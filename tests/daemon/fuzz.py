@@ -29,6 +29,7 @@ from swarmd.store.check import check_file
 from swarmd.testing.bots import NativeBot
 from tests.faults.served import Served, served
 
+from .odd_calls import ODD_CALLS
 from .odd_clients import ODD, Ask, OddClient, Target
 
 AT_ONCE = 16  # odd clients
@@ -38,6 +39,7 @@ SETTLE_S = 10.0  # in which the last connections must have gone
 MOST_FAULTS = 10  # then the run ends: it is broken enough
 MOST_MIB = 1_000  # of the daemon's memory, at its peak
 LONG_BYTES = 2_000_000
+KINDS = (*ODD, *ODD_CALLS)
 
 
 @dataclass
@@ -214,7 +216,7 @@ async def fuzz_server(
     seed: int,
     seconds: float = math.inf,
     connections: float = math.inf,
-    kinds: Sequence[OddClient] = tuple(ODD),
+    kinds: Sequence[OddClient] = KINDS,
 ) -> Counts:
     """The server with the toy application. Raises when the server ends by itself."""
     with quiet():
@@ -345,7 +347,7 @@ class Submitter:
 
 async def fuzz_daemon(
     folder: Path, *, seed: int, seconds: float = math.inf, connections: float = math.inf,
-    kinds: Sequence[OddClient] = tuple(ODD),
+    kinds: Sequence[OddClient] = KINDS,
 ) -> Counts:  # fmt: skip
     """`swarmd serve`, with its file and log in `folder`."""
     counts = Counts()

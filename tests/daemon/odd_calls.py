@@ -229,7 +229,7 @@ async def never_reads(stream: trio.SocketStream, rng: random.Random, to: Target)
     client.increment_flow_control_window(2**31 - 1 - 65_535)
     client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
     for _ in range(rng.randrange(1, 30)):
-        put(client, begin(client, to, rng), framed(b"\x0a\x04size\x18" + varint(8 << 20)), True)
+        put(client, begin(client, to, rng), framed(b"\x0a\x04size\x18" + varint(2 << 20)), True)
     await stream.send_all(client.data_to_send())
     with trio.move_on_after(rng.choice([0.01, 1, 3])):
         while True:

@@ -10,8 +10,7 @@ import random
 
 import pytest
 
-from .fuzz import Counts, fuzz_daemon, fuzz_server
-from .odd_clients import ODD
+from .fuzz import KINDS, Counts, fuzz_daemon, fuzz_server
 
 CONNECTIONS = 400
 
@@ -36,7 +35,7 @@ async def test_odd_clients_of_the_whole_daemon_harm_nobody(tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 async def test_one_kind_alone(kind, tmp_path):
     """Names the culprit when the mix fails."""
     assert harmed_nobody(await fuzz_server(seed=1, connections=20, kinds=[kind]))
