@@ -51,6 +51,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     db: str = DEFAULT_DB
     listen: list[str] = []  # HOST:PORT each; empty: 127.0.0.1:8710, or nothing when `unix` is given
     unix: str | None = None
+    tls_cert: str | None = None  # PEM, the daemon's own first; TCP is then in TLS
+    tls_key: str | None = None
     token_file: str | None = None  # one secret in it; callers send it as a bearer token
     allow_network: list[str] = []  # peers of these networks need no token
     allow_host: list[str] = []  # further names that a Host header may carry
@@ -72,6 +74,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise ConfigError(f"{name} is {getattr(self, name)}", "give a number above 0")
         if not 1 <= self.output_limit_mib <= 16_384:
             raise ConfigError(f"output_limit_mib is {self.output_limit_mib}", "give 1 to 16384")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_cert else "tls_cert"
+            raise ConfigError(
+                f"{missing} is missing: TLS needs a certificate and its key", "give both, or neither"
+            )
         for what, remedy in self.swarming.faults():
             raise ConfigError(what, remedy)
 
@@ -193,8 +200,8 @@ def config_of(options: ServeOptions) -> Config:
     """The settings that `serve` runs with. Raises `ConfigError`."""
     merged: dict[str, Any] = read_file(Path(options.config)) if options.config else {}
     for name in (
-        "db", "listen", "unix", "token_file", "allow_network", "durability", "log_format", "log_level",
-        "retention_days", "retention_gib",
+        "db", "listen", "unix", "tls_cert", "tls_key", "token_file", "allow_network", "durability", "log_format",
+        "log_level", "retention_days", "retention_gib",
     ):  # fmt: skip
         given = getattr(options, name)
         if given is not None and given != []:

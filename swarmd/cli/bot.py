@@ -18,7 +18,7 @@ from swarmd.cli.spans import WORD, Pair
     metavar="URL",
     envvar="SWARMD_URL",
     show_envvar=True,
-    help="The daemon: http://HOST:PORT or unix:PATH.  [default: http://127.0.0.1:8710]",
+    help="The daemon: http://HOST:PORT, https://HOST:PORT or unix:PATH.  [default: http://127.0.0.1:8710]",
 )
 @click.option(
     "--id",

@@ -17,6 +17,8 @@ class ServeOptions:
     listen: list[str] | None = None  # HOST:PORT each
     unix: str | None = None
     config: str | None = None  # a TOML file
+    tls_cert: str | None = None  # PEM files
+    tls_key: str | None = None
     token_file: str | None = None
     allow_network: list[str] | None = None  # CIDR each
     durability: Literal["power", "process"] | None = None

@@ -26,7 +26,7 @@ def client_command(function: Function) -> Function:
         metavar="URL",
         envvar="SWARMD_URL",
         show_envvar=True,
-        help="The daemon: http://HOST:PORT or unix:PATH.  [default: http://127.0.0.1:8710]",
+        help="The daemon: http://HOST:PORT, https://HOST:PORT or unix:PATH.  [default: http://127.0.0.1:8710]",
     )(function)
 
 

@@ -31,6 +31,13 @@ from swarmd.cli.options import ServeOptions
     help="A TOML file with these settings; flags and environment win.",
 )
 @click.option(
+    "--tls-cert",
+    metavar="FILE",
+    show_envvar=True,
+    help="A PEM file with the daemon's certificate: TCP is then in TLS, with --tls-key.",
+)
+@click.option("--tls-key", metavar="FILE", show_envvar=True, help="A PEM file with the certificate's key.")
+@click.option(
     "--token-file",
     metavar="FILE",
     show_envvar=True,

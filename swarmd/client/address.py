@@ -22,6 +22,7 @@ class Address(NamedTuple):
     port: int
     unix_path: str
     prefix: str
+    tls: bool = False
 
     @property
     def host_header(self) -> str:
@@ -32,7 +33,8 @@ class Address(NamedTuple):
 
 
 def parse_address(url: str) -> Address:
-    """The address of `http://HOST[:PORT][/PREFIX]` or `unix:PATH`; raises `BadSetting` for anything else."""
+    """The address of `http://HOST[:PORT][/PREFIX]`, the same with `https`, or `unix:PATH`; raises `BadSetting` for
+    anything else."""
     if url.startswith("unix:"):
         path = url.removeprefix("unix:")
         path = "/" + path.lstrip("/") if path.startswith("//") else path
@@ -45,17 +47,13 @@ def parse_address(url: str) -> Address:
         host, port = parts.hostname or "", parts.port or DEFAULT_PORT
     except ValueError as error:
         raise BadSetting(f"the address {url!r} cannot be read: {error}", expected) from None
-    if parts.scheme == "https":
-        raise BadSetting(
-            f"the address {url!r} asks for TLS, which swarmd does not speak", "use an SSH tunnel and http://"
-        )
-    if parts.scheme != "http" or not host or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise BadSetting(f"the address {url!r} is not one of a server", expected)
     if parts.username is not None:
         raise BadSetting(
             "an address may hold no name or password", "put the token into a file: SWARMD_TOKEN_FILE"
         )
-    return Address(url, host, port, "", parts.path.rstrip("/"))
+    return Address(url, host, port, "", parts.path.rstrip("/"), parts.scheme == "https")
 
 
 def address_from_environment() -> Address:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import h11
 import trio
 
 from swarmd.client.address import Address
 from swarmd.client.errors import StrangeAnswer
+
+if TYPE_CHECKING:
+    from swarmd.tls import TlsStream
 
 CONNECT_S = 10.0
 RECEIVE_BYTES = 65_536
@@ -30,7 +34,7 @@ class Lost(Exception):
 class Connection:
     """A connection that `Response`s are read from one after the other."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | TlsStream) -> None:
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self.used = False  # an exchange was made on it before
@@ -128,4 +132,23 @@ async def connect(address: Address) -> Connection:
         refused = all(isinstance(cause, ConnectionRefusedError) for cause in causes)
         reason = "connection refused" if refused else error.strerror or str(causes[-1]) or str(error)
         raise Lost(reason, sent=False) from None
-    return Connection(stream)
+    return Connection(await _in_tls(stream, address.host) if address.tls else stream)
+
+
+async def _in_tls(stream: trio.SocketStream, host: str) -> TlsStream:
+    """Raises `Lost`."""
+    from swarmd.tls import TlsFailed, TlsStream, client_context
+
+    secure = TlsStream(stream, client_context(), host)
+    try:
+        with trio.fail_after(CONNECT_S):
+            await secure.handshake()
+        return secure
+    except trio.TooSlowError:
+        reason = f"no TLS within {CONNECT_S:g} s"
+    except TlsFailed as error:
+        reason = f"no TLS: {error} (SSL_CERT_FILE names who is to be believed)"
+    except trio.BrokenResourceError:
+        reason = "no TLS: the connection was reset"
+    await trio.aclose_forcefully(stream)
+    raise Lost(reason, sent=False)

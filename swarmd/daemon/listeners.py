@@ -213,12 +213,12 @@ def remove_unix_socket(path: Path) -> None:
         pass  # gone, or its owner is busy
 
 
-def listener_url(listener: Listener) -> str:
-    """`http://127.0.0.1:8710`, `http://[::1]:8710` or `unix:/absolute/path`."""
+def listener_url(listener: Listener, tls: bool = False) -> str:
+    """`http://127.0.0.1:8710`, `https://[::1]:8710` or `unix:/absolute/path`."""
     address = listener.socket.getsockname()
     if listener.socket.family == socket.AF_UNIX:
         return f"unix:{os.path.abspath(os.fsdecode(address))}"
-    return f"http://{_address(address[0], address[1])}"
+    return f"http{'s' if tls else ''}://{_address(address[0], address[1])}"
 
 
 def _address(host: str, port: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -33,6 +34,7 @@ from swarmd.logs import set_up
 from swarmd.store.backend import Backend, open_backend
 from swarmd.store.blobs import drop_incomplete
 from swarmd.store.errors import StoreError
+from swarmd.tls import server_context
 
 if TYPE_CHECKING:
     from swarmd.cli.options import ServeOptions
@@ -41,7 +43,8 @@ log = logging.getLogger("swarmd.daemon")
 
 # Settings that a reload cannot change.
 FIXED = (
-    "db", "listen", "unix", "durability", "session_deadline_s", "accept_s", "bot_back_s", "output_limit_mib",
+    "db", "listen", "unix", "tls_cert", "tls_key", "durability", "session_deadline_s", "accept_s", "bot_back_s",
+    "output_limit_mib",
 )  # fmt: skip
 GRACEFUL_S = 5.0  # what running requests get when the daemon stops
 
@@ -84,6 +87,20 @@ def _sentence(error: BaseException) -> str:
     return f"{error}; {remedy}" if remedy else str(error)
 
 
+class Tls:
+    """The daemon's certificate, called for each connection. Raises `ConfigError`."""
+
+    def __init__(self, config: Config) -> None:
+        assert config.tls_cert and config.tls_key
+        self._context = server_context(Path(config.tls_cert), Path(config.tls_key))
+
+    def become(self, other: Tls) -> None:
+        self._context = other._context
+
+    def __call__(self) -> ssl.SSLContext:
+        return self._context
+
+
 async def serve_config(
     config: Config,
     *,
@@ -94,6 +111,7 @@ async def serve_config(
     from swarmd.api.migrations import MIGRATIONS
 
     raise_open_files_limit()
+    tls = Tls(config) if config.tls_cert else None
     unix = Path(config.unix) if config.unix else None
     # First the addresses: a daemon that cannot listen makes no file. Who calls meanwhile waits in the listener's queue.
     listeners = await open_listeners(config.addresses, unix)
@@ -103,7 +121,7 @@ async def serve_config(
             try:
                 daemon = await open_daemon(config, backend)
                 with quiet_collector() as collector:
-                    await _live(config, backend, daemon, collector, listeners, reload, say)
+                    await _live(config, backend, daemon, collector, listeners, tls, reload, say)
             finally:
                 await backend.close()
     finally:
@@ -120,16 +138,17 @@ async def _live(
     daemon: Daemon,
     collector: Collector,
     listeners: list[Listener],
+    tls: Tls | None,
     reload: Callable[[], Config] | None,
     say: Callable[[str], None],
 ) -> None:
     from swarmd.api.app import open_app
 
     app = await open_app(daemon)
-    served = partial(serve, collector.around(app), listeners, grpc=collector.around(app.grpc))
+    served = partial(serve, collector.around(app), listeners, grpc=collector.around(app.grpc), tls=tls)
     notifier = Notifier.from_environ(os.environ)
     shutdown = trio.Event()
-    urls = [listener_url(listener) for listener in listeners]
+    urls = [listener_url(listener, tls=tls is not None) for listener in listeners]
     async with trio.open_nursery() as nursery:
         await nursery.start(daemon.run)
         await drop_incomplete(backend, daemon.writer)
@@ -144,7 +163,7 @@ async def _live(
                 say(f"swarmd ready {urls[0]}")
                 log.info("ready", extra={"urls": " ".join(urls), "db": config.db})
                 notifier.ready()
-                await _until_told(signals, partial(_reload, daemon, app.reconfigure, reload, notifier))
+                await _until_told(signals, partial(_reload, daemon, app.reconfigure, tls, reload, notifier))
             notifier.stopping()
             log.info("stopping")
             daemon.stop_soon()
@@ -170,17 +189,21 @@ async def _until_told(signals: AsyncIterator[int], on_reload: Callable[[], Await
 async def _reload(
     daemon: Daemon,
     reconfigure: Callable[[Config], Awaitable[None]],
+    tls: Tls | None,
     reload: Callable[[], Config] | None,
     notifier: Notifier,
 ) -> None:
-    """SIGHUP: token, networks, host names, log level, retention and what Swarming bots are told are read anew; the
-    rest needs a restart."""
+    """SIGHUP: token, certificate, networks, host names, log level, retention and what Swarming bots are told are read
+    anew; the rest needs a restart."""
     if reload is None:
         return
     notifier.reloading()
     try:
         config = reload()
+        renewed = Tls(daemon.config) if tls is not None else None
         await reconfigure(config)
+        if tls is not None and renewed is not None:
+            tls.become(renewed)
     except ConfigError as error:
         log.error("reload.refused", extra={"reason": _sentence(error)})
     else:

@@ -15,9 +15,10 @@ closes its sending half counts as gone.
 import logging
 import math
 import socket
+import ssl
 import struct
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -38,8 +39,11 @@ from swarmd.daemon.http2_asgi import call_app
 from swarmd.daemon.listeners import Door, Waiting, accept
 from swarmd.daemon.requests import AppTasks, ASGIApp, Inbox, Message, Patient, Wait
 from swarmd.grpc.wire import is_grpc
+from swarmd.tls import TlsFailed, TlsStream
 
 log = logging.getLogger("swarmd.server")
+
+Context = Callable[[], ssl.SSLContext]
 
 RECEIVE_BYTES = 64 * 1024  # one read from a socket
 PIECE_BYTES = 256 * 1024  # one write, with send_timeout_s each: a slow reader is not taken for a dead one
@@ -144,11 +148,14 @@ class Connection(TCPServer):
 
     protocol: Http1 | Http2
 
-    def __init__(self, settings: ServerSettings, grpc: ServeStream | None, *parts: Any) -> None:
+    def __init__(
+        self, settings: ServerSettings, grpc: ServeStream | None, tls: Context | None, *parts: Any
+    ) -> None:
         """`parts`: what TCPServer takes, the stream last."""
         super().__init__(*parts)
         self.settings = settings
         self._grpc = grpc
+        self._tls = tls
         self._client: tuple[str, int] | None = None
         self._parts: tuple[Any, ...] = ()  # what a protocol is made of
         self._scope = trio.CancelScope()  # cancel this, never the nursery in it
@@ -181,14 +188,20 @@ class Connection(TCPServer):
             server = parse_socket_addr(sock.family, sock.getsockname())
         except OSError:
             return  # gone before it said a word
-        self._base = {"scheme": "http", "client": self._client, "server": server, "state": self.state}
+        secure = self._tls is not None and sock.family != socket.AF_UNIX
+        if secure and not await self._shake_hands():
+            return
+        scheme = "https" if secure else "http"
+        self._base = {"scheme": scheme, "client": self._client, "server": server, "state": self.state}
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             state = ConnectionState(self.state.copy())
             apps = AppTasks(nursery, self._patient)
             parts = (self.app, self.config, self.context, apps, state)
-            self._parts = (*parts, False, self._client, server, self.protocol_send)
+            self._parts = (*parts, secure, self._client, server, self.protocol_send)
             self.protocol = Http1(*self._parts, patient=self._patient)
+            if secure and self.stream.protocol == "h2":
+                await self._speak_http2()
             nursery.start_soon(self._watch_idle)
             await self._read()
             self._watch.cancel()
@@ -197,6 +210,22 @@ class Connection(TCPServer):
                 self._end_within(LINGER_S)
             else:
                 self._scope.cancel()
+
+    async def _shake_hands(self) -> bool:
+        """Puts the connection into TLS; False: the client does not take part."""
+        assert self._tls is not None
+        self.stream = stream = TlsStream(self.stream, self._tls())
+        try:
+            with trio.move_on_at(self._idle_ends_at):
+                await stream.handshake()
+                return True
+            reason = "it took too long"
+        except TlsFailed as error:
+            reason = str(error)
+        except GONE:
+            reason = "it has gone"
+        log.debug("connection.no_tls", extra={"client": self._client, "reason": reason})
+        return False
 
     def _end_within(self, seconds: float) -> None:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
@@ -375,11 +404,13 @@ async def serve(
     shutdown: trio.Event,
     settings: ServerSettings = ServerSettings(),
     grpc: ServeStream | None = None,
+    tls: Context | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves `app` (ASGI 3, with or without lifespan) over HTTP/1.1 and plain HTTP/2 until `shutdown` is set.
 
     `grpc` serves the streams of HTTP/2 whose content is gRPC's; without it the app gets them too.
+    `tls`: clients that come by TCP must speak TLS; asked for each, so that a certificate can be renewed.
 
     Ready (`task_status`) when the app has started and connections are accepted. Takes over the listeners and
     closes them at the end, however it ends. After `shutdown`: no new connection, idle ones close at once,
@@ -393,7 +424,7 @@ async def serve(
     state: dict[str, Any] = {}
 
     async def connection(stream: trio.SocketStream) -> None:
-        await Connection(settings, grpc, app, config, context, state, stream).run()
+        await Connection(settings, grpc, tls, app, config, context, state, stream).run()
 
     door = Door(settings.max_connections, connection)
     try:

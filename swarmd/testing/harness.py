@@ -30,7 +30,7 @@ from swarmd.daemon.daemon import Daemon, open_daemon
 from swarmd.daemon.http2 import Fields, ServeStream, Stream
 from swarmd.daemon.listeners import Listener, listener_url, open_listeners, remove_unix_socket
 from swarmd.daemon.retention import keep_within
-from swarmd.daemon.server import ServerSettings, serve
+from swarmd.daemon.server import Context, ServerSettings, serve
 from swarmd.store.backend import open_backend
 from swarmd.store.blobs import drop_incomplete
 from swarmd.testing.clock import install_hold
@@ -76,13 +76,14 @@ async def running(
     failpoint: Callable[[str], None] = lambda name: None,
     is_dead: Callable[[], bool] = lambda: False,
     limits: ServerSettings = LIMITS,
+    tls: Context | None = None,
 ) -> AsyncIterator[RunningDaemon]:
     """A daemon with its server, until the block is left; then it stops as on SIGTERM.
 
     `tcp`: listens on a free port of 127.0.0.1 instead of a Unix socket. `at`: the URL of an earlier daemon, to
-    listen there again. `retention`: also removes what is old. `limits`: of the server. Cancelled, it ends at
-    once and commits nothing more; where `is_dead` is true by then, it says nothing more either, as after `kill -9`. Under a virtual clock
-    the clock stands still while SQLite works.
+    listen there again. `retention`: also removes what is old. `limits` and `tls`: of the server. Cancelled, it ends at
+    once and commits nothing more; where `is_dead` is true by then, it says nothing more either, as after
+    `kill -9`. Under a virtual clock the clock stands still while SQLite works.
     """
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, trio.testing.MockClock):
@@ -98,7 +99,7 @@ async def running(
                 listeners = await open_listeners(addresses, socket)
                 served = _silent_when(is_dead, app), _silent_calls_when(is_dead, app.grpc)
                 async with (
-                    _serving(daemon, served, listeners, retention, limits) as url,
+                    _serving(daemon, served, listeners, retention, limits, tls) as url,
                     open_client(url) as client,
                 ):
                     yield RunningDaemon(daemon, app, url, client, path)
@@ -167,9 +168,10 @@ async def _serving(
     listeners: list[Listener],
     retention: bool,
     settings: ServerSettings,
+    tls: Context | None,
 ) -> AsyncIterator[str]:
     shutdown = trio.Event()
-    url = listener_url(listeners[0])
+    url = listener_url(listeners[0], tls=tls is not None)
     async with trio.open_nursery() as nursery:
         await nursery.start(daemon.run)
         await drop_incomplete(daemon.backend, daemon.writer)
@@ -179,7 +181,7 @@ async def _serving(
             async with trio.open_nursery() as serving:
                 app, grpc = served
                 await serving.start(
-                    partial(serve, app, listeners, shutdown=shutdown, settings=settings, grpc=grpc)
+                    partial(serve, app, listeners, shutdown=shutdown, settings=settings, grpc=grpc, tls=tls)
                 )
                 try:
                     yield url

@@ -76,7 +76,7 @@ def accept(seen):
         ("serve --durability none", "durability"),
         ("bot --slots 0", "slots"),
         ("bot -d gpu", "KEY=VALUE"),
-        ("tasks --server https://x", "TLS"),
+        ("tasks --server ftp://x", "not one of a server"),
         ("tasks --server nonsense", "not one of a server"),
     ],
 )

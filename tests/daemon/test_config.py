@@ -104,6 +104,7 @@ def test_what_is_no_network_at_all(text):
         ("allow_host = [1]", "allow_host must be a list of texts"),
         ("trust_loopback = 1", "trust_loopback must be true or false"),
         ("unix = 1", "unix must be a text"),
+        ("tls_cert = 1", "tls_cert must be a text"),
         ("db = []", "db must be a text"),
         ('log_format = "xml"', "log_format must be one of 'text', 'json'"),
         ("[token_file]", "token_file must be a text"),

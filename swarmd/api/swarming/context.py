@@ -171,9 +171,8 @@ class Context:
                 f"{host[:80]!r} is not where this daemon could be reached",
                 "set swarming.server_url",
             )
-        return (
-            f"http://{host.lower()}"  # in lower case: what a bot's HTTP library makes of the URL it is given
-        )
+        scheme = "https" if self.daemon.config.tls_cert else "http"
+        return f"{scheme}://{host.lower()}"  # in lower case: what a bot's HTTP library makes of the URL it is given
 
     def path_before(self, call: Call) -> str:
         """What stands in front of each path of ours, as the caller sees it."""
