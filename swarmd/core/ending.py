@@ -59,8 +59,8 @@ class Ending(Placing):
         session = self.sessions.get(attempt.session)
         if session is not None:
             session.attempts.pop(attempt.id, None)
-            if not session.attempts and self.bots[session.bot].is_to_end:
-                self.wake_session(session)  # now it can be told to end
+            if attempt.ends_bot or (not session.attempts and self.bots[session.bot].is_to_end):
+                self.wake_session(session)  # it takes work again; or now it can be told to end
         task = self.tasks[attempt.task]
         assert task.attempt is attempt
         task.attempt = None

@@ -363,6 +363,8 @@ class Submitting(Sessions):
         if task.waits and task.state is TaskState.PENDING:
             if task.queued is not None:
                 self.unqueue(task)
+            if task.facts.requires.ends_bot:
+                self.termination_changed(now, task.facts.requires)
             self.set_task_due(task, float("inf"))
             self.move(task, TaskState.BLOCKED)
             self.tell_state(now, task)

@@ -448,3 +448,32 @@ def test_outcomes_that_say_more_than_ok_do_not_end_the_session() -> None:
     bot.finish(attempt, Outcome(ok=False, died=True, reason="could not"))
     assert world.final(op) == (TaskState.BOT_DIED, False, "could not")
     assert bot.session in world.engine.sessions
+
+
+# ------------------------------------------------------------------ taken back in other ways
+
+
+def test_a_bot_is_woken_when_its_termination_task_waits_for_something_now() -> None:
+    world = World()
+    bot = world.bot()
+    op, first = terminate(world), world.submit(os="amiga")
+    other = world.submit()
+    world.engine.take_woken()
+    world.set_after(op, first)
+    assert bot.woken() and bot.take().task == other
+
+
+def test_a_bot_is_woken_when_its_termination_task_waits_to_be_tried_again() -> None:
+    world = World()
+    bot = world.bot()
+    op = terminate(world, retries=1, retry_wait_s=50.0)
+    attempt = bot.take()
+    for _ in range(4):
+        world.pass_time(39.9)
+        bot.seen()
+        bot.holds([attempt])
+    world.engine.take_woken()
+    world.pass_time(0.5)
+    assert world.state(op) is TaskState.PENDING and bot.woken() and bot.it.takes_work
+    world.pass_time(50.0)
+    assert bot.it.is_to_end and bot.woken()

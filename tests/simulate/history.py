@@ -32,6 +32,15 @@ class Retried:
 
 
 @dataclass
+class Ended:
+    """A bot was to be ended by a task: a new one of this name, or one that there was."""
+
+    bot: str
+    name: str
+    id: str | None = None  # when it was acknowledged
+
+
+@dataclass
 class Told:
     """What bots said of one attempt."""
 
@@ -47,6 +56,8 @@ class History:
         self.submits: list[Submitted] = []
         self.cancels: list[Canceled] = []
         self.retries: list[Retried] = []
+        self.ends: list[Ended] = []
+        self.goodbyes: Counter[str] = Counter()  # of bots that closed their session, or tried to
         self.told: dict[str, Told] = {}
         self.lies: set[str] = set()  # attempts that a stranger reported on
         self.events: list[m.EventInfo] = []
@@ -57,6 +68,7 @@ class History:
     def acknowledged(self) -> list[str]:
         """Ids of everything that was accepted, as far as the clients know."""
         known = [id for s in self.submits for id in s.ids or ()]
+        known += dict.fromkeys(ended.id for ended in self.ends if ended.id is not None)
         return known + [id for r in self.retries for id in r.new_ids or ()]
 
     def called(self, kind: str, outcome: str) -> None:

@@ -10,13 +10,18 @@ import trio
 
 from swarmd.api.native import messages as m
 from swarmd.client import ApiError, Client, StrangeAnswer, Unreachable
+from swarmd.core.errors import CoreError
 from swarmd.core.ids import to_text
-from swarmd.core.model import Condition, Share
+from swarmd.core.model import BotId, Condition, Share
+from swarmd.daemon.daemon import NoSpace
+from swarmd.daemon.terminating import terminate_bot
+from swarmd.store.errors import StoreError
 
-from .history import Canceled, History, Retried, Submitted
+from .history import Canceled, Ended, History, Retried, Submitted
 from .lab import Lab
 
 T = TypeVar("T")
+GIVE_UP_S = 60.0
 MAX_TRIES = 12  # of one request whose outcome is not known; then it stays unknown
 # What the daemon may say to a call that comes too late, or while it cannot.
 EXPECTED = {
@@ -53,8 +58,9 @@ class Person:
                     self.change_edges,
                     self.look,
                     self.tidy,
+                    self.end_a_bot,
                 ),
-                (6, 3, 3, 2, 1, 3, 1),
+                (6, 3, 3, 2, 1, 3, 1, 1),
             )[0]
             await act()
 
@@ -203,6 +209,23 @@ class Person:
     async def change_edges(self) -> None:
         if len(ids := self._some(2)) == 2:
             await self.call("change edges", lambda: self.client.set_after(ids[1], [ids[0]]))
+
+    async def end_a_bot(self) -> None:
+        """By a task. No call of the native API makes one, so it is asked of the daemon itself."""
+        entry = Ended(f"bot{self.rng.randint(1, 5)}", self._request_id())
+        self.history.ends.append(entry)
+        daemon = await self.lab.up()
+        told = "unknown"  # the daemon dies meanwhile
+        with trio.move_on_after(GIVE_UP_S):
+            try:
+                op = await terminate_bot(
+                    daemon, BotId(entry.bot), name=entry.name, tags=(), owner=self.name, priority=0
+                )
+            except (CoreError, StoreError, NoSpace) as error:
+                told = getattr(error, "code", "no_space")
+            else:
+                told, entry.id = "acknowledged", to_text(op)
+        self.history.called("end a bot", told)
 
     # ------------------------------------------------------------- reading
 

@@ -53,7 +53,9 @@ class Robot:
                     await self.bot.open()
                     is_open = True
                 await self._round()
-                if not self.honest:
+                if self._may_end:
+                    is_open = await self._obey()
+                elif not self.honest:
                     is_open = await self._misfortune()
             except (Unreachable, StrangeAnswer):
                 self.history.called("bot", "unknown")
@@ -97,6 +99,23 @@ class Robot:
             if order.kind == "stop" and order.attempt in {*self.bot.running, *self.bot.queued}:
                 started = order.attempt in self.bot.running
                 self._end(order.attempt, None, canceled=not started)
+
+    @property
+    def _may_end(self) -> bool:
+        is_told = any(order.kind == "terminate" for order in self.bot.orders)
+        request = self.bot.request(0)
+        return is_told and not (request.running or request.queued or request.finished or request.output)
+
+    async def _obey(self) -> bool:
+        """Ends, as it was told to, and comes back as a new process. It has no session then."""
+        self._injected["bots ended"] += 1
+        if self.honest or self.rng.random() < 0.8:
+            self.history.goodbyes[self.name] += 1
+            await self.bot.close()
+        self._forget()
+        await trio.sleep(self.rng.choice((0.0, 5.0, 90.0)))
+        self._new_session_key()
+        return False
 
     def _work(self) -> None:
         """Starts what was offered, ends what is over."""
@@ -169,6 +188,7 @@ class Robot:
             await trio.sleep(rng.choice((1.0, 20.0, 70.0, 600.0)))
             return True
         if kind == "goodbye":
+            self.history.goodbyes[self.name] += 1
             await self.bot.close()
         elif kind == "restart":  # in place: what runs goes on
             self._asked = None

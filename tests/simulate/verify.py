@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -26,6 +26,7 @@ def verify(conn: sqlite3.Connection, history: History) -> Iterator[str]:
     yield from _retries(conn, history)
     yield from _cancels(conn, history)
     yield from _attempts(conn, history)
+    yield from _ends(conn, history)
     yield from _events(conn, history)
 
 
@@ -33,7 +34,7 @@ def _submissions(conn: sqlite3.Connection, history: History) -> Iterator[str]:
     names: dict[str, list[str]] = defaultdict(list)
     for id, name in conn.execute("SELECT id, name FROM ops WHERE retry_of IS NULL ORDER BY id"):
         names[name].append(to_text(id))
-    sent = {name for s in history.submits for name in s.names}
+    sent = {name for s in history.submits for name in s.names} | {e.name for e in history.ends}
     yield from (f"nobody submitted {name!r}" for name in sorted(set(names) - sent))
     for submitted in history.submits:
         found = [names.get(name, []) for name in submitted.names]
@@ -92,8 +93,9 @@ def _cancels(conn: sqlite3.Connection, history: History) -> Iterator[str]:
 
 
 def _attempts(conn: sqlite3.Connection, history: History) -> Iterator[str]:
-    for id, state, raw, streams in conn.execute(
-        "SELECT id, state, outcome, streams FROM attempts ORDER BY id"
+    ends = _termination_tasks(conn)
+    for id, task, state, raw, streams in conn.execute(
+        "SELECT id, task, state, outcome, streams FROM attempts ORDER BY id"
     ):
         text = to_text(id)
         told = history.told.get(text)
@@ -105,7 +107,7 @@ def _attempts(conn: sqlite3.Connection, history: History) -> Iterator[str]:
             yield f"a stranger's report on attempt {text} was taken"
         if outcome.exit_code == DOUBLE:
             yield f"a second report on attempt {text} replaced the first"
-        if state != AttemptState.ENDED:
+        if state != AttemptState.ENDED or task in ends:
             continue
         said = [] if told is None else told.outcomes
         if outcome.exit_code is not None and (outcome.ok, outcome.exit_code, outcome.canceled) not in said:
@@ -115,6 +117,37 @@ def _attempts(conn: sqlite3.Connection, history: History) -> Iterator[str]:
                 told.whole and outcome.exit_code is not None
             )  # else a stop ran out before its bot reported
             yield from _output(conn, id, dict(msgspec.json.decode(streams)), told.output, whole)
+
+
+def _termination_tasks(conn: sqlite3.Connection) -> dict[int, str]:
+    """Tasks that end a bot, and the bot."""
+    query = "SELECT id, slices FROM tasks WHERE instr(CAST(work AS TEXT), '\"terminate\":true')"
+    return {id: msgspec.json.decode(slices)[0]["dimensions"]["id"][0] for id, slices in conn.execute(query)}
+
+
+def _ends(conn: sqlite3.Connection, history: History) -> Iterator[str]:
+    tasks = _termination_tasks(conn)
+    names = Counter(name for (name,) in conn.execute("SELECT name FROM ops WHERE retry_of IS NULL"))
+    for ended in history.ends:
+        if ended.id is not None and tasks.get(from_text(ended.id) or 0) != ended.bot:
+            yield f"{ended.id} was said to end {ended.bot}, and does not"
+        if names[ended.name] > 1:
+            yield f"{ended.name} is there {names[ended.name]} times"
+    obeyed: Counter[str] = Counter()
+    for (task,) in conn.execute("SELECT id FROM tasks WHERE ok"):
+        if task in tasks:
+            obeyed[tasks[task]] += 1
+    for bot, count in obeyed.items():
+        if count > history.goodbyes[bot]:
+            yield f"{bot} was ended {count} times, and said goodbye {history.goodbyes[bot]} times"
+    for task in tasks:
+        others = conn.execute(
+            "SELECT COUNT(*) FROM attempts AS e JOIN attempts AS o ON o.session = e.session AND o.id > e.id"
+            " WHERE e.task = ? AND o.id < (SELECT MIN(id) FROM events WHERE op = e.task AND state >= 10)",
+            (task,),
+        ).fetchone()[0]
+        if others:
+            yield f"{others} tasks were given to {tasks[task]} after it was told to end by {to_text(task)}"
 
 
 def _output(
