@@ -71,7 +71,7 @@ class TaskMethods:
         if not text:
             return None
         id = named(text, "parent_task_id")
-        run = await self._run(id)
+        run = await self._run(id, f'parent task "{text}"')
         if not run.op.pool:
             raise RpcError(Code.INVALID_ARGUMENT, f'"{text}" is a termination task: it cannot be a parent')
         if self._daemon.engine.task_of(run.op.id) is None:
@@ -124,11 +124,11 @@ class TaskMethods:
 
     # ------------------------------------------------------------- reading
 
-    async def _run(self, id: Named) -> RunRow:
-        """Raises `RpcError` (NOT_FOUND)."""
+    async def _run(self, id: Named, what: str = "") -> RunRow:
+        """Raises `RpcError` (NOT_FOUND); `what` it is, where that is not plain from the call."""
         runs = await self._daemon.read(find_runs([id]))
         if id.text not in runs:
-            raise unknown()
+            raise unknown(what)
         return runs[id.text]
 
     async def _results(self, runs: Sequence[RunRow], with_performance: bool = False) -> Results:

@@ -155,10 +155,8 @@ async def test_a_parent_must_be_there_and_alive(swarmd: Lab):
     await run(swarmd)
     text = await refused(swarmd, 9, "Tasks/NewTask", **request(parentTaskId=parent[:-1] + "1"))
     assert text == f'parent task "{parent[:-1]}1" has ended'
-    assert (
-        await refused(swarmd, 5, "Tasks/NewTask", **request(parentTaskId="7b24c0ea00ffff11"))
-        == "no such task"
-    )
+    text = await refused(swarmd, 5, "Tasks/NewTask", **request(parentTaskId="7b24c0ea00ffff11"))
+    assert text == 'parent task "7b24c0ea00ffff11": no such task'
     assert "parent_task_id" in await refused(swarmd, 3, "Tasks/NewTask", **request(parentTaskId="xyz"))
 
 
