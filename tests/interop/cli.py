@@ -34,6 +34,7 @@ class Cli:
 
     def __init__(self, program: Path, url: str, home: Path, environ: Mapping[str, str]) -> None:
         self._program = program
+        self.url = url
         self.folder = home
         self._env = {name: value for name, value in environ.items() if name not in UNSET}
         self._env |= {"HOME": str(home), "USER": "alice"}
