@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from swarmd.core.model import Work
 
+COMMAND = "command"  # a command at all: some bots take nothing but their protocol's own messages
 COMMANDS = "commands"  # several commands in a row
 FILES = "files"  # texts written to files
 INPUTS = "inputs"
 OUTPUTS = "outputs"
+CWD = "cwd"  # a working folder
 UNSET = "unset"  # variables taken away
 EMPTY = "empty"  # variables set to nothing
 NOOP = "noop"
@@ -16,16 +18,20 @@ IO_LIMIT = "io_limit"
 TERMINATE = "terminate"
 PAYLOAD = "payload."
 
-NATIVE = (COMMANDS, FILES, INPUTS, OUTPUTS, UNSET, EMPTY, NOOP, IO_LIMIT, TERMINATE)
+NATIVE = (COMMAND, COMMANDS, CWD, FILES, INPUTS, OUTPUTS, UNSET, EMPTY, NOOP, IO_LIMIT, TERMINATE)
 
 
 def features_of(work: Work) -> tuple[str, ...]:
     """The features that `work` needs of a bot's protocol, sorted."""
     needed: set[str] = set()
+    if work.commands:
+        needed.add(COMMAND)
     if len(work.commands) > 1:
         needed.add(COMMANDS)
     if any(command.write_to for command in work.commands):
         needed.add(FILES)
+    if any(command.cwd for command in work.commands):
+        needed.add(CWD)
     if work.inputs:
         needed.add(INPUTS)
     if work.outputs:

@@ -13,10 +13,11 @@ from bisect import insort
 from collections.abc import Iterable, Mapping
 
 from swarmd.core.dimensions import FEATURE, ID, POOL, Requirement, Requirements, missing
-from swarmd.core.features import TERMINATE
+from swarmd.core.features import COMMAND, TERMINATE
 from swarmd.core.model import Bot, BotId, Task, TaskId
 
 _COMPACT_FLOOR = 256
+COMMON: Requirement = (FEATURE, (COMMAND,))  # nearly all bots have it
 KEPT = 32  # sets that nothing refers to: the next task finds their bots, which are sought once only
 
 
@@ -47,7 +48,7 @@ class RequirementSet:
         """The requirement that probably fewest bots meet: the set is found by it."""
         if not self.requirements:
             return ("", ("",))
-        return min(self.requirements, key=lambda r: (r[0] != ID, r[0] == POOL, len(r[1]), r))
+        return min(self.requirements, key=lambda r: (r == COMMON, r[0] == POOL, r[0] != ID, len(r[1]), r))
 
     def push(self, task: Task) -> None:
         """Queues `task` by its priority and age."""

@@ -115,6 +115,14 @@ class Reporting(Ending):
             self.tell_state(now, task, attempt)
             self.moved.add(session.id)
 
+    def received(self, attempt: Attempt) -> None:
+        """The bot says that it has it and has not started it yet: it waits there for as long as the bot likes. Twice
+        is one effect."""
+        if not attempt.queued and attempt.state is AttemptState.OFFERED:
+            attempt.queued = True
+            attempt.accept_due_at = NEVER
+            self.touch_attempt(attempt)
+
     def attempt_tells(self, now: float, attempt: Attempt, kind: str, message: str) -> None:
         """An entry in the history of the operations that a live attempt runs for."""
         assert attempt.id in self.attempts, f"attempt {attempt.id} has ended"
@@ -154,10 +162,8 @@ class Reporting(Ending):
                 self.accept(now, attempt)
         for id in queued:
             attempt = session.attempts.get(id)
-            if attempt is not None and not attempt.queued and attempt.state is AttemptState.OFFERED:
-                attempt.queued = True
-                attempt.accept_due_at = NEVER
-                self.touch_attempt(attempt)
+            if attempt is not None:
+                self.received(attempt)
         named.update(queued)
         if len(named) != len(session.attempts) or not named.issuperset(session.attempts):
             for attempt in [a for id, a in session.attempts.items() if id not in named]:

@@ -13,22 +13,23 @@ RUN = Command(("x",))
 @pytest.mark.parametrize(
     ("work", "features"),
     [
-        (Work((RUN,)), ()),
-        (Work((RUN, RUN)), ("commands",)),
-        (Work((Command(write_to="f", text="t"),)), ("files",)),
-        (Work((RUN,), inputs=(Input("in", "0" * 64),)), ("inputs",)),
-        (Work((RUN,), outputs=("out",)), ("outputs",)),
-        (Work((RUN,), io_limit_s=1.0), ("io_limit",)),
-        (Work((RUN,), env={"A": "1"}), ()),
-        (Work((RUN,), env={"A": None}), ("unset",)),
-        (Work((RUN,), env={"A": ""}), ("empty",)),
-        (Work((Command(("x",), env={"A": None}),)), ("unset",)),
-        (Work((Command(("x",), env={"A": ""}),)), ("empty",)),
-        (Work((RUN,), env={"A": "", "B": None}), ("empty", "unset")),
+        (Work((RUN,)), ("command",)),
+        (Work((RUN, RUN)), ("command", "commands")),
+        (Work((Command(("x",), cwd="sub"),)), ("command", "cwd")),
+        (Work((Command(write_to="f", text="t"),)), ("command", "files")),
+        (Work((RUN,), inputs=(Input("in", "0" * 64),)), ("command", "inputs")),
+        (Work((RUN,), outputs=("out",)), ("command", "outputs")),
+        (Work((RUN,), io_limit_s=1.0), ("command", "io_limit")),
+        (Work((RUN,), env={"A": "1"}), ("command",)),
+        (Work((RUN,), env={"A": None}), ("command", "unset")),
+        (Work((RUN,), env={"A": ""}), ("command", "empty")),
+        (Work((Command(("x",), env={"A": None}),)), ("command", "unset")),
+        (Work((Command(("x",), env={"A": ""}),)), ("command", "empty")),
+        (Work((RUN,), env={"A": "", "B": None}), ("command", "empty", "unset")),
         (Work(noop=True), ("noop",)),
         (Work(terminate=True), ("terminate",)),
         (Work(payload=Payload("a.b")), ("payload.a.b",)),
-        (Work((RUN,), payload=Payload("a.b")), ()),  # who does not know it has the command
+        (Work((RUN,), payload=Payload("a.b")), ("command",)),  # who does not know it has the command
         (Work(marker=True), ()),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
@@ -39,7 +40,7 @@ def test_the_features_that_a_task_needs(work: Work, features: tuple[str, ...]) -
 
 def test_the_native_protocol_expresses_all_but_other_protocols_messages() -> None:
     everything = Work(
-        (RUN, Command(write_to="f")),
+        (Command(("x",), cwd="sub"), Command(write_to="f")),
         {"A": None, "B": ""},
         (Input("in", "0" * 64),),
         ("out",),

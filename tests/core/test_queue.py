@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from swarmd.core.queue import KEPT, Matching
+from swarmd.core.dimensions import canonical
+from swarmd.core.queue import KEPT, Matching, RequirementSet
 
 from .builders import World
 
@@ -130,3 +131,14 @@ def test_a_task_that_comes_back_keeps_its_age() -> None:
     bot.holds()
     assert attempt.task == first
     assert [a.task for a in bot.poll(limit=2)] == [first, second]
+
+
+def test_a_set_is_found_by_what_fewest_bots_have() -> None:
+    def pivot(**dimensions: str) -> tuple[str, tuple[str, ...]]:
+        needs = canonical({key: [value] for key, value in dimensions.items()}, "lab", ["command"])
+        return RequirementSet(needs).pivot
+
+    assert pivot() == ("pool", ("lab",)), "a command is what nearly all bots can run, in whatever pool"
+    assert pivot(zone="1") == ("zone", ("1",))
+    assert pivot(cpu="a|b", gpu="a10") == ("gpu", ("a10",))
+    assert pivot(arm="x", id="b7") == ("id", ("b7",))

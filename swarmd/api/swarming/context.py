@@ -19,7 +19,7 @@ from swarmd.api.swarming.tokens import AccessToken, SessionToken, Signer, TokenF
 from swarmd.config_swarming import SwarmingConfig
 from swarmd.core.engine import Engine
 from swarmd.core.errors import Refused
-from swarmd.core.features import IO_LIMIT, PAYLOAD, TERMINATE, UNSET
+from swarmd.core.features import COMMAND, CWD, IO_LIMIT, PAYLOAD, TERMINATE, UNSET
 from swarmd.core.model import Attempt, AttemptId, AttemptState, Bot, BotId, Session
 from swarmd.core.sessions import Newcomer
 from swarmd.daemon.daemon import Daemon
@@ -29,7 +29,7 @@ PROTOCOL = "swarming"
 BOT_HEADER = "x-luci-swarming-bot-id"  # in which a bot names itself, in each call but the first ping
 PROPERTIES = "swarming.properties"  # type of the payload that says all that a manifest can say
 RESULT = "swarming.result"  # type of the payload with what a bot reports beyond the outcome
-FEATURES = (IO_LIMIT, PAYLOAD + PROPERTIES, TERMINATE, UNSET)
+FEATURES = (COMMAND, CWD, IO_LIMIT, PAYLOAD + PROPERTIES, TERMINATE, UNSET)
 HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?")
 NOT_IN_A_PROJECT = re.compile(r"[^a-z0-9_-]")
 MAX_PROJECT = 100
