@@ -88,12 +88,17 @@ class Ending(Placing):
         else:
             self.enqueue(now, task, now + attempt.remaining_s)
 
-    def lose(self, now: float, attempt: Attempt, reason: str) -> None:
-        """An accepted attempt's bot is gone or no longer knows it."""
-        self.conclude(now, attempt, self.lost_outcome(reason), AttemptState.LOST)
+    def lose(self, now: float, attempt: Attempt, reason: str, counted: bool = True) -> None:
+        """An accepted attempt's bot is gone or no longer knows it. Not `counted`: it is tried again in any case."""
+        self.conclude(now, attempt, self.lost_outcome(reason), AttemptState.LOST, counted)
 
     def conclude(
-        self, now: float, attempt: Attempt, outcome: Outcome, step: AttemptState = AttemptState.ENDED
+        self,
+        now: float,
+        attempt: Attempt,
+        outcome: Outcome,
+        step: AttemptState = AttemptState.ENDED,
+        counted: bool = True,
     ) -> None:
         """An accepted attempt ended with `outcome`: its task is final, or gets a new attempt."""
         task = self.tasks[attempt.task]
@@ -103,7 +108,8 @@ class Ending(Placing):
         if state is TaskState.COMPLETED and outcome.ok:
             self.finish_task(now, task, state, outcome, attempt)
             return
-        if stop is not StopReason.CANCELED and self._may_retry(task, state):
+        again = not counted and state is TaskState.BOT_DIED
+        if stop is not StopReason.CANCELED and (again or self._may_retry(task, state)):
             self.move(task, TaskState.PENDING)
             self.tell_state(now, task, attempt, outcome.reason or "it did not end ok")
             if task.plan.retry_wait_s > 0:

@@ -116,6 +116,7 @@ class Engine(Explaining):
         bot = self.bots[session.bot]
         bot.session = session
         bot.last_seen_at = now
+        session.heard = False
         self.sessions[session.id] = session
         self.matching.enter(bot)
 

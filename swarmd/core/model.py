@@ -403,6 +403,7 @@ class Session:
         "ended_at",
         "enforces_limits",
         "free",
+        "heard",
         "held",
         "id",
         "key",
@@ -434,6 +435,7 @@ class Session:
         self.opened_at = opened_at
         self.due_at = opened_at + deadline_s
         self.attempts: dict[AttemptId, Attempt] = {}
+        self.heard = True  # a sign of life has come since the daemon started
         self.held = 0  # calls of it that are held right now: it cannot expire meanwhile
         self.free = 0  # offers that its waiting call would take
         self.bucket = -1  # under which load it stands among the waiting ones; -1: it does not

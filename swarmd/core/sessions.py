@@ -139,7 +139,10 @@ class Sessions(Reporting):
             attempt.offer_key = ""
             new.attempts[attempt.id] = attempt
             self.touch_attempt(attempt)
-        self._end(now, old, "replaced by a new session of the same bot", goodbye=False)
+        # A bot that ends when a call of it fails comes back with a new session after each restart of the daemon: what
+        # it lost by that is nobody's fault.
+        reason = "replaced by a new session of the same bot"
+        self._end(now, old, reason, goodbye=False, counted=old.heard)
 
     def describe(self, now: float, newcomer: Newcomer) -> None:
         """A bot with an open session says anew what it is. Nothing is written when that is what it said before, but
@@ -176,6 +179,7 @@ class Sessions(Reporting):
         """A sign of life: the session's deadline moves. Memory only; raises `Unknown` when it is not open."""
         session = self.session_named(session_id)
         session.due_at = now + self.patience_s(session)
+        session.heard = True
         self.bots[session.bot].last_seen_at = now
         return session
 
@@ -212,8 +216,8 @@ class Sessions(Reporting):
         else:
             self.attempts_due(now, session)
 
-    def _end(self, now: float, session: Session, reason: str, *, goodbye: bool) -> None:
-        """Ends a session; `goodbye`: by the bot's own word."""
+    def _end(self, now: float, session: Session, reason: str, *, goodbye: bool, counted: bool = True) -> None:
+        """Ends a session; `goodbye`: by the bot's own word. Not `counted`: what it loses counts against no limit."""
         bot = self.bots[session.bot]
         self.hand_wakes_on(session)
         for attempt in list(session.attempts.values()):
@@ -222,9 +226,9 @@ class Sessions(Reporting):
             if attempt.state is AttemptState.RUNNING and attempt.ends_bot and goodbye:
                 self.conclude(now, attempt, Outcome(ok=True, exit_code=0))
             elif attempt.state is AttemptState.RUNNING:
-                self.lose(now, attempt, f"its bot {bot.id} is gone: {reason}")
+                self.lose(now, attempt, f"its bot {bot.id} is gone: {reason}", counted=counted)
             else:
-                self.drop(now, attempt, reason, counted=not goodbye)
+                self.drop(now, attempt, reason, counted=counted and not goodbye)
         assert not session.attempts
         del self.sessions[session.id]
         session.ended_at, session.end_reason = now, reason

@@ -390,3 +390,22 @@ def test_the_number_of_bots_is_bounded() -> None:
         world.bot("c")
     assert refused.value.code == "too_many_bots"
     world.bot("a", key="start-2")
+
+
+def test_what_a_bot_lost_by_a_restart_of_the_daemon_counts_against_no_limit() -> None:
+    """A bot that ends when a call of it fails comes back with a new session, and without its tasks."""
+    world = World(max_drops=0)
+    ran, offered = world.submit(bot_retries=0), world.submit()
+    bot = world.bot(slots=2)
+    bot.take()
+    bot.poll()
+    world.restart()
+    again = FakeBot(world, "b", key="start-2", slots=2)
+    again.open()
+    assert world.states(ran, offered) == ["PENDING", "PENDING"]
+    assert (world.task(ran).bot_faults, world.task(offered).drops) == (0, 0)
+    again.take()
+    world.restart()
+    again.seen()
+    FakeBot(world, "b", key="start-3").open()
+    assert world.states(ran) == ["BOT_DIED"], "it had found the daemon again"
