@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -98,6 +99,22 @@ def run_examples(url: str, log: Path) -> None:
         ids = text.split()[:2]
         output = "".join(printed(url, *SWARMD, "logs", id) for id in ids)
         expect("tiny_bot.py", output, "tiny 1", "tiny 2")
+
+
+    run_remote_bot(url, log)
+
+
+def run_remote_bot(url: str, log: Path) -> None:
+    if find_spec("grpc") is None:
+        print("remote_bot.py: skipped, it needs grpcio (pip install grpcio)", flush=True)
+        return
+    with child(sys.executable, str(HERE / "remote_bot.py"), url, "remote-1", log=log):
+        task = ("-d", "kind=remote", "--array", "1-2", "--", "sh", "-c", "exit 0")
+        text = printed(url, *SWARMD, "submit", "--wait", *task)
+        bots = printed(url, *SWARMD, "bots", "--instances")
+        if text.count("COMPLETED") != 2 or "OK:1" not in bots:
+            raise SystemExit(f"remote_bot.py did not run two tasks, but:\n{text}{bots}")
+        print("remote_bot.py: as expected", flush=True)
 
 
 def main() -> None:

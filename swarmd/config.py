@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import msgspec
 from msgspec import Struct
 
+from swarmd.config_remoteworkers import RemoteWorkersConfig
 from swarmd.config_swarming import SwarmingConfig
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ KINDS = {  # the types of settings, the outer one of two first
     bool: "true or false",
     float: "a number",
     int: "a whole number",
+    RemoteWorkersConfig: "a table",
     SwarmingConfig: "a table",
 }
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -67,6 +69,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bot_back_s: float = 60.0
     output_limit_mib: int = 256
     swarming: SwarmingConfig = SwarmingConfig()
+    remoteworkers: RemoteWorkersConfig = RemoteWorkersConfig()
 
     def __post_init__(self) -> None:
         for name in ("retention_days", "retention_gib", "session_deadline_s", "accept_s", "bot_back_s"):
@@ -79,7 +82,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError(
                 f"{missing} is missing: TLS needs a certificate and its key", "give both, or neither"
             )
-        for what, remedy in self.swarming.faults():
+        for what, remedy in [*self.swarming.faults(), *self.remoteworkers.faults()]:
             raise ConfigError(what, remedy)
 
     @property

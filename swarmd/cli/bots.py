@@ -10,22 +10,29 @@ from swarmd.cli import OK
 from swarmd.cli.remote import client_command, with_client
 
 if TYPE_CHECKING:
-    from swarmd.api.native.messages import BotInfo, BotOrderRequest
+    from swarmd.api.native.messages import BotInfo, BotOrderRequest, InstanceInfo
     from swarmd.client import Client
 
 # What each bot says of its machine without being told.
 FOUND_OUT = {"os", "cpu", "cores", "hostname", "python", "kernel", "memory_gib", "id", "feature"}
+SESSION = ("instance", "session")  # what is kept of a session of the Remote Workers API
 
 
 @click.command("bots")
 @click.argument("id", required=False)
+@click.option("--instances", is_flag=True, help="Count the bots of the Remote Workers API, by instance.")
 @client_command
-def command(id: str | None, server: str | None, as_json: bool) -> int:
+def command(id: str | None, instances: bool, server: str | None, as_json: bool) -> int:
     """List all bots, or show the bot ID."""
+    if instances and id is not None:
+        raise click.UsageError("--instances shows all instances; leave ID out")
 
     async def work(client: Client) -> int:
         from swarmd.cli.table import age, print_json, print_table
 
+        if instances:
+            print_instances(await client.remote_instances(), as_json)
+            return OK
         if id is not None:
             print_bot(await client.bot(id), as_json)
             return OK
@@ -51,6 +58,27 @@ def command(id: str | None, server: str | None, as_json: bool) -> int:
         return OK
 
     return with_client(server, work)
+
+
+def print_instances(found: list[InstanceInfo], as_json: bool) -> None:
+    """How many bots of the Remote Workers API there are, how many call, and what they can still take."""
+    from swarmd.cli.table import print_json, print_table
+
+    if as_json:
+        for instance in found:
+            print_json(instance)
+        return
+    rows = [
+        (
+            instance.name or '""',
+            ",".join(instance.pools),
+            str(instance.connected),
+            " ".join(f"{status}:{count}" for status, count in instance.bots.items() if count) or "none",
+            str(instance.capacity.get("OK", 0)),
+        )
+        for instance in found
+    ]
+    print_table(("INSTANCE", "POOLS", "CALLING", "BOTS", "FREE"), rows)
 
 
 def bot_dimensions(dimensions: dict[str, list[str]]) -> list[str]:
@@ -82,6 +110,11 @@ def print_bot(bot: BotInfo, as_json: bool) -> None:
             ("running", " ".join(bot.running)),
             *(("" if n else "dimensions", text) for n, text in enumerate(bot_dimensions(bot.dimensions))),
             ("protocol", bot.protocol),
+            *(
+                (key, str(bot.state[key]))
+                for key in SESSION
+                if key in bot.state and bot.protocol == "remoteworkers"
+            ),
             ("version", bot.version),
             ("first seen", bot.first_seen_at),
             ("last seen", bot.last_seen_at),

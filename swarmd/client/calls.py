@@ -418,6 +418,11 @@ class Client:
         """A token with which a machine may fetch the code of a Swarming bot, for an hour."""
         return await self.call("POST", f"{API}/swarming/bootstrap", answer=m.BootstrapAnswer, repeatable=True)
 
+    async def remote_instances(self) -> list[m.InstanceInfo]:
+        """The instances of the Remote Workers API and their bots, by name."""
+        path = f"{API}/remoteworkers/instances"
+        return (await self.call("GET", path, answer=m.InstanceList)).items
+
     async def openapi(self) -> dict[str, Any]:
         return await self.call("GET", f"{API}/openapi.json", answer=dict[str, Any])
 

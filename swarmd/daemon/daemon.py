@@ -26,6 +26,7 @@ from swarmd.core.submitting import LookAgain
 from swarmd.core.world import Lookup, Settings
 from swarmd.daemon.asking import Answer, Earlier, Key
 from swarmd.daemon.clock import EngineClock
+from swarmd.daemon.meters import Meter
 from swarmd.daemon.news import EVENTS, News
 from swarmd.daemon.works import Works
 from swarmd.store import queries
@@ -86,6 +87,7 @@ class Daemon:
         self.reserved: dict[tuple[str, ...], trio.Event] = {}  # request ids and graphs being worked on
         self._earlier = Earlier(backend)
         self._unsure_until = 0  # a version that a caller went away from without knowing whether it is in the file
+        self.meters: list[Meter] = []  # what protocols add to the metrics
         self._collected = engine.version
         self._flying: list[Changes] = []
         self._noted_at = clock.now()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from swarmd.core.changes import Changes
+from swarmd.core.model import Attempt, Work
 from swarmd.store import queries
 from swarmd.store.backend import Backend
+
+if TYPE_CHECKING:
+    from swarmd.daemon.daemon import Daemon
 
 MAX_CACHED = 20_000
 MAX_CACHED_BYTES = 32 << 20
@@ -71,3 +76,11 @@ class Works:
             rows = await self._backend.read(lambda conn: queries.works_of(conn, missing))
             found.update((id, WorkText(*row)) for id, row in rows.items())
         return found
+
+
+async def work_of(daemon: Daemon, attempt: Attempt, slice: int) -> tuple[WorkText, Work] | None:
+    """What an attempt runs, which is that slice of its task; None when the task has been removed meanwhile."""
+    if not daemon.works.has_all([attempt.task]):
+        await daemon.settled()
+    text = (await daemon.works.get([attempt.task])).get(attempt.task)
+    return None if text is None else (text, msgspec.json.decode(text.of_slice(slice), type=Work))

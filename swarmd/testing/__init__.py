@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from swarmd.testing.fake_runner import FakeRunner, Script
     from swarmd.testing.faults import FailpointReached
     from swarmd.testing.lab import Lab, LabError, open_lab
+    from swarmd.testing.remote_bots import RemoteBot
     from swarmd.testing.swarming_bots import SwarmingBot, SwarmingTask
 
 _HOMES = {
@@ -25,14 +26,15 @@ _HOMES = {
     "FailpointReached": "faults",
     "Lab": "lab",
     "LabError": "lab",
+    "RemoteBot": "remote_bots",
     "SwarmingBot": "swarming_bots",
     "SwarmingTask": "swarming_bots",
     "open_lab": "lab",
 }
 
 __all__ = [
-    "FailpointReached", "FakeRunner", "Fault", "Lab", "LabError", "NativeBot", "Script", "SwarmingBot", "SwarmingTask",
-    "open_lab",
+    "FailpointReached", "FakeRunner", "Fault", "Lab", "LabError", "NativeBot", "RemoteBot", "Script", "SwarmingBot",
+    "SwarmingTask", "open_lab",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import trio
@@ -31,6 +31,10 @@ from swarmd.testing.faults import FAILPOINTS, Failpoint, FailpointReached, Failu
 from swarmd.testing.harness import RunningDaemon, running, virtual_wall
 from swarmd.testing.story import story_of
 from swarmd.testing.swarming_bots import SwarmingBot
+
+if TYPE_CHECKING:
+    from swarmd.api.grpc import Service
+    from swarmd.testing.remote_bots import RemoteBot
 
 T = TypeVar("T")
 STATES = m.StateName.__args__  # type: ignore[attr-defined]
@@ -361,6 +365,28 @@ class Lab:
         """A scripted bot of LUCI Swarming: `await bot.handshake()`, then step by step (`SwarmingBot`)."""
         self._bot_count += 1
         return SwarmingBot(self.url, id or f"s{self._bot_count}", dimensions=_lists(dimensions))
+
+    def remote_bot(
+        self,
+        id: str = "",
+        *,
+        instance: str = "",
+        properties: Sequence[tuple[str, str]] = (),
+        capacity: int | None = None,
+    ) -> RemoteBot:
+        """A scripted bot of the Remote Workers API: `await bot.create()`, then step by step (`RemoteBot`)."""
+        from swarmd.testing.remote_bots import RemoteBot  # brings protobuf
+
+        self._bot_count += 1
+        name = id or f"w{self._bot_count}"
+        return RemoteBot(self, name, instance=instance, properties=properties, capacity=capacity)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services of gRPC, for calls that do not go over the wire. Raises `LabError` while the daemon is down."""
+        if self._running is None:
+            raise LabError("the daemon is down: `await swarmd.start()` starts it on the same file")
+        return self._running.app.grpc.services
 
     def living_bot(
         self,

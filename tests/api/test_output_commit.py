@@ -123,6 +123,7 @@ LOOKS: dict[str, Callable[[World], str]] = {
     "bot_events": lambda w: f"{API}/bots/b1/events",
     "bot_tasks": lambda w: f"{API}/bots/b1/tasks",
     "counts": lambda w: f"{API}/counts",
+    "list_instances": lambda w: f"{API}/remoteworkers/instances",
     "metrics": lambda w: "/metrics",
     "wait_tasks": lambda w: f"{API}/tasks/wait",
 }

@@ -420,6 +420,7 @@ async def test_every_route_has_a_method(autojump_clock):
             lambda: client.sync("s", m.SyncRequest(seq=1)), lambda: client.close_session("s"),
             lambda: client.append_output("a", "stdout", 0, b""), client.counts, client.health, client.openapi,
             client.backup().__aenter__, client.metrics, client.mint_bootstrap,
+            client.remote_instances,
         ]  # fmt: skip
         for call in calls:
             try:

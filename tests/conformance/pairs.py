@@ -12,10 +12,13 @@ from swarmd.daemon.terminating import terminate_bot
 from swarmd.testing import Lab
 from tests.conformance.adapters import BotAdapter, BotCan, ClientAdapter, ClientCan, Wish
 from tests.conformance.native import NativeBotAdapter, NativeClientAdapter
+from tests.conformance.remoteworkers import PendingBotAdapter, RemoteBotAdapter
 from tests.conformance.swarming import LeasingBotAdapter, SwarmingBotAdapter
 from tests.conformance.swarming_client import SwarmingClientAdapter
 
-BOTS: tuple[type[BotAdapter], ...] = (NativeBotAdapter, SwarmingBotAdapter, LeasingBotAdapter)
+BOTS: tuple[type[BotAdapter], ...] = (
+    NativeBotAdapter, SwarmingBotAdapter, LeasingBotAdapter, RemoteBotAdapter, PendingBotAdapter,
+)  # fmt: skip
 CLIENTS: tuple[type[ClientAdapter], ...] = (NativeClientAdapter, SwarmingClientAdapter)
 
 Tell = Callable[["World"], Awaitable[None]]

@@ -134,7 +134,7 @@ async def is_killed_by_a_bot_that_dies_meanwhile(world: World) -> None:
     await world.client.cancel(id, kill=True)
     assert await bot.is_told_to_stop(job)
     await world.lab.sleep(bot.silence_s)
-    await world.check(id, "KILLED", "LOST", ok=False)
+    await world.check(id, "KILLED", bot.stop_unheard, ok=False)
 
 
 @story(ClientCan.SPARE_RUNNING)

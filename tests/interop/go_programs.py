@@ -38,7 +38,7 @@ class CannotGet(Exception):
 
 def program(wanted: Program) -> Path:
     """The path of a built program. Raises `CannotGet`; a program that does not compile is a `RuntimeError`."""
-    folder = _cache() / f"{wanted.module.replace('/', '-')}@{wanted.version}"
+    folder = cache() / f"{wanted.module.replace('/', '-')}@{wanted.version}"
     built = folder / wanted.name
     if built.exists():
         return built
@@ -79,6 +79,6 @@ def _last_lines(done: subprocess.CompletedProcess[str]) -> str:
     return " / ".join(done.stderr.strip().splitlines()[-3:])
 
 
-def _cache() -> Path:
+def cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "swarmd-interop"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from swarmd.api.problems import Handler, Package, Problem
     from swarmd.daemon.daemon import Daemon
 
-ANSWERED_ELSEWHERE = frozenset({"mint_bootstrap"})  # about one other protocol, whose package has the handler
+ANSWERED_ELSEWHERE = frozenset({"list_instances", "mint_bootstrap"})  # about one other protocol, whose package has it
 
 
 def package(daemon: Daemon) -> Package:

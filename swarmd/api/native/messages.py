@@ -227,6 +227,7 @@ class AttemptInfo(Answer):
     outputs: list[OutputFile] = []
     streams: dict[str, int] = {}  # bytes so far
     dropped: dict[str, int] = {}  # bytes above the limit, not kept
+    payload: Payload | None = None  # what its bot reported in its protocol's own message, unchanged
 
 
 class TaskInfo(Answer):
@@ -460,6 +461,23 @@ class BootstrapAnswer(Answer):
     expires_at: str
     digest: str  # version of the code that it gets
     token_needed: bool  # false: who calls from where the daemon may be called needs no token
+
+
+class InstanceInfo(Answer):
+    """An instance of the Remote Workers API, with all bots that take its work. Statuses are the protocol's; a bot is
+    counted under each of its labels, and under `unknown` when it has none."""
+
+    name: str
+    pools: list[str]
+    connected: int  # of the instance itself: bots with a call that waits or runs right now
+    bots: dict[str, int] = {}  # by status
+    capacity: dict[str, int] = {}  # leases that they can still take, by status
+    bots_by_label: dict[str, dict[str, int]] = {}  # by status, then by label
+    capacity_by_label: dict[str, dict[str, int]] = {}
+
+
+class InstanceList(Answer):
+    items: list[InstanceInfo]
 
 
 class ErrorBody(Answer):

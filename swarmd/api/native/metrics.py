@@ -45,6 +45,12 @@ def metrics_text(daemon: Daemon) -> bytes:
             counter("swarmd_commits", "Transactions since this start.", daemon.writer.commits)
             counter("swarmd_rows", "Rows written since this start.", daemon.writer.rows)
             counter("swarmd_changes", "Changes of the engine since this start.", daemon.engine.version)
+            for own in [gauge for meter in daemon.meters for gauge in meter()]:
+                names = list(own.values[0][0]) if own.values else []
+                family = GaugeMetricFamily(own.name, own.about, labels=names)
+                for labels, value in own.values:
+                    family.add_metric([labels[name] for name in names], value)
+                found.append(family)
             used = resource.getrusage(resource.RUSAGE_SELF)
             counter("swarmd_cpu_seconds", "Of this process.", used.ru_utime + used.ru_stime)
             gauge("swarmd_max_resident_bytes", "Largest memory so far.", used.ru_maxrss * 1024)

@@ -415,6 +415,14 @@ ROUTES: tuple[Route, ...] = (
         about="A token with which a machine may fetch the code of a Swarming bot, for an hour.",
     ),
     Route(
+        method="GET",
+        path=f"{API}/remoteworkers/instances",
+        handler="list_instances",
+        verb=Verb.READ,
+        answer=m.InstanceList,
+        about="The instances of the Remote Workers API and their bots, by name.",
+    ),
+    Route(
         method="POST",
         path=f"{API}/backup",
         handler="backup",

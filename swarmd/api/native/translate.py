@@ -320,6 +320,7 @@ def attempt_info(row: AttemptRow) -> m.AttemptInfo:
         outputs=[] if outcome is None else list(outcome.outputs),
         streams={name: end for name, (end, _) in row.streams.items()},
         dropped={name: dropped for name, (_, dropped) in row.streams.items() if dropped},
+        payload=None if outcome is None else outcome.payload,
     )
 
 

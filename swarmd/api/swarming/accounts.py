@@ -22,12 +22,12 @@ from swarmd.api.swarming.context import Context, check_id, reply
 from swarmd.api.swarming.id_keys import ALGORITHM, IdKeys
 from swarmd.api.swarming.ids import run_id, task_id
 from swarmd.api.swarming.manifest import BOT_ACCOUNT, NO_ACCOUNT, account_of, properties_of
-from swarmd.api.swarming.offering import read_work
 from swarmd.api.swarming.token_command import TokenCommand, Wanted, Which
 from swarmd.api.swarming.tokens import AccessToken
 from swarmd.core.errors import Refused
 from swarmd.core.ids import to_text
 from swarmd.core.model import Attempt, OpId
+from swarmd.daemon.works import work_of
 from swarmd.store import selecting
 
 ACCOUNT_IDS = ("task", "system")
@@ -96,7 +96,7 @@ class AccountHandlers:
         """What the manifest said, unless the configuration has changed since. Raises `Refused`."""
         config = self._context.config
         task = self._daemon.engine.tasks[attempt.task]
-        read = await read_work(self._daemon, attempt, task.slice)
+        read = await work_of(self._daemon, attempt, task.slice)
         if read is None or read[1].terminate:
             raise _not_running()
         try:

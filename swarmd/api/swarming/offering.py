@@ -14,21 +14,12 @@ from swarmd.api.swarming.ids import run_id
 from swarmd.api.swarming.manifest import Told, manifest, task_dimensions
 from swarmd.core.dimensions import FEATURE, POOL
 from swarmd.core.ids import to_text
-from swarmd.core.model import Attempt, BotId, Outcome, Work
-from swarmd.daemon.daemon import Daemon
-from swarmd.daemon.works import WorkText
+from swarmd.core.model import Attempt, BotId, Outcome
+from swarmd.daemon.works import work_of
 
 log = logging.getLogger("swarmd.swarming")
 MAX_REASON = 1_000
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # bytes that are no UTF-8 are a ValueError
-
-
-async def read_work(daemon: Daemon, attempt: Attempt, slice: int) -> tuple[WorkText, Work] | None:
-    """What an attempt runs, which is that slice of its task; None when the task has been removed meanwhile."""
-    if not daemon.works.has_all([attempt.task]):
-        await daemon.settled()
-    text = (await daemon.works.get([attempt.task])).get(attempt.task)
-    return None if text is None else (text, msgspec.json.decode(text.of_slice(slice), type=Work))
 
 
 class Offering:
@@ -54,7 +45,7 @@ class Offering:
             task_account=self._context.config.task_account, system_account=self._context.config.system_account,
             realm=self._context.realm_of(pool) if pool else "",
         )  # fmt: skip
-        read = await read_work(daemon, attempt, slice)
+        read = await work_of(daemon, attempt, slice)
         if read is None:
             return None
         text, work = read
