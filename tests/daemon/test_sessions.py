@@ -409,3 +409,19 @@ async def test_every_task_ends_whatever_the_bots_do(fault, autojump_clock, tmp_p
             assert {(i.state, i.number) for i in items} == {("COMPLETED", 1)}
         world.daemon.engine.check()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_bot_that_an_older_daemon_knew_has_the_features_that_this_one_knows(autojump_clock, tmp_path):
+    """It goes on with its session after the upgrade, and never says again what it is."""
+    path = tmp_path / "swarmd.db"
+    async with running(path) as world:
+        bot = NativeBot(world.client)
+        await bot.open()
+        older = '{"feature": ["commands"], "rack": ["r1"]}'
+        await world.daemon.writer.submit(lambda conn: conn.execute("UPDATE bots SET assigned = ?", (older,))).wait()
+    async with running(path) as world:
+        [id] = await world.client.submit([task(argv=["x"], outputs=["a"], dimensions={"rack": ["r1"]})])
+        bot.client = world.client
+        assert [offer.task for offer in await bot.take(1)] == [id]
+        await world.daemon.settled()
+        world.daemon.engine.check()
