@@ -27,6 +27,7 @@ class BotCan(StrEnum):
     BE_STOPPED = "is told to stop a task"
     KEEP_TASKS = "names the tasks that it still runs when it comes back"
     PROVE_ITSELF = "proves by a key that it is the same bot"
+    BE_ENDED = "is told to end itself"
     ASK_WHILE_BUSY = "asks for more work while it runs a task"
 
 

@@ -15,6 +15,7 @@ KEEP_ALIVE_S = 60.0
 CONFIG = {"keep_alive_s": KEEP_ALIVE_S}
 NO_OUTPUT = "a lease carries no output while it is active"
 NO_KEY = "its processes are told apart by the name of a session only: the newcomer wins"
+NO_ORDERS = "nothing on this wire tells a bot to end"
 ONE_LEASE = "this one holds one lease, and its server gives it no more than it said that it can hold"
 
 
@@ -26,6 +27,7 @@ class RemoteBotAdapter(BotAdapter):
     config: ClassVar[Mapping[str, Any]] = {"remoteworkers": CONFIG}
     cannot: ClassVar[Mapping[BotCan, str]] = {
         BotCan.WRITE_PIECES: NO_OUTPUT, BotCan.PROVE_ITSELF: NO_KEY, BotCan.ASK_WHILE_BUSY: ONE_LEASE,
+        BotCan.BE_ENDED: NO_ORDERS,
     }  # fmt: skip
     stop_unheard = "ENDED"  # the daemon enforces the limits of these bots, and waits for the grace only
 
@@ -100,6 +102,12 @@ class RemoteBotAdapter(BotAdapter):
 
     async def report_stopped(self, job: Job) -> None:
         await self._say()
+
+    async def is_told_to_end(self) -> bool:
+        raise AssertionError(NO_ORDERS)
+
+    async def end(self) -> None:
+        raise AssertionError(NO_ORDERS)
 
     def _hold(self, job: Job) -> None:
         """It still has the lease, whatever it was told."""

@@ -418,7 +418,7 @@ async def waits_while_its_bot_is_in_quarantine(world: World) -> None:
 # ------------------------------------------------------------------ a bot is ended by a task
 
 
-@story()
+@story(BotCan.BE_ENDED)
 async def waits_for_a_bot_that_is_ended_by_a_task(world: World) -> None:
     first = await world.submit()
     bot = await world.bot()
@@ -448,7 +448,7 @@ async def waits_for_a_bot_that_is_ended_by_a_task(world: World) -> None:
     await world.check(second, "COMPLETED", "ENDED", ok=True)
 
 
-@story(BotCan.ASK_WHILE_BUSY)
+@story(BotCan.BE_ENDED, BotCan.ASK_WHILE_BUSY)
 async def is_not_given_to_a_bot_that_is_to_end(world: World) -> None:
     first = await world.submit()
     bot = await world.bot()
@@ -467,7 +467,7 @@ async def is_not_given_to_a_bot_that_is_to_end(world: World) -> None:
     await world.check(second, "PENDING")
 
 
-@story()
+@story(BotCan.BE_ENDED)
 async def outlives_the_end_of_its_bot_with_all_answers_lost(world: World) -> None:
     bot = await world.bot()
     bot.loses_answers = True
@@ -480,7 +480,7 @@ async def outlives_the_end_of_its_bot_with_all_answers_lost(world: World) -> Non
     await world.check(id, "PENDING")
 
 
-@story()
+@story(BotCan.BE_ENDED)
 async def runs_on_a_bot_that_vanished_when_it_was_told_to_end_and_came_back(world: World) -> None:
     bot = await world.bot()
     end = await world.terminate(bot)
@@ -497,7 +497,7 @@ async def runs_on_a_bot_that_vanished_when_it_was_told_to_end_and_came_back(worl
     await world.check(id, "COMPLETED", "ENDED", ok=True)
 
 
-@story()
+@story(BotCan.BE_ENDED)
 async def waits_for_a_bot_that_is_to_end_when_it_comes_back(world: World) -> None:
     bot = await world.bot()
     await world.lab.sleep(bot.silence_s)
