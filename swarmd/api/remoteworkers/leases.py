@@ -48,14 +48,12 @@ def said_of(session: Session, leases: Sequence[Lease], pending_first: bool, is_c
     """Sorts what a bot says. `is_current`: it knows all that it was told; then nothing it says is an error, as with
     BuildGrid, which does not even look."""
     said = Said()
-    ended: set[AttemptId] = set()
     for lease in leases:
         id = attempt_of(lease)
         attempt = session.attempts.get(id)
         if lease.state == COMPLETED:
             said.reports = True
-            if attempt is not None and id not in ended:
-                ended.add(id)
+            if attempt is not None:
                 said.completed.append((id, report_of(lease)))
             continue
         said.named[id] = lease
@@ -67,11 +65,7 @@ def said_of(session: Session, leases: Sequence[Lease], pending_first: bool, is_c
             said.received.append(attempt)
         elif not is_current:
             said.illegal = said.illegal or lease
-    said.let_go = [
-        a
-        for id, a in session.attempts.items()
-        if a.stop is not None and id not in said.named and id not in ended
-    ]
+    said.let_go = [a for id, a in session.attempts.items() if a.stop is not None and id not in said.named]
     return said
 
 
@@ -81,7 +75,6 @@ def take_in(engine: Engine, now: float, session: Session, said: Said) -> None:
         attempt = session.attempts.get(id)
         if attempt is None:
             continue  # a child of one that ended before it in this loop
-        engine.accept(now, attempt, tell=False)
         for stream, data in (("stdout", report.stdout), ("stderr", report.stderr)):
             if data:
                 engine.report_output(now, attempt, stream, 0, data)

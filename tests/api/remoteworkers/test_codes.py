@@ -188,6 +188,15 @@ async def test_a_lease_in_a_state_that_it_cannot_have_come_to(swarmd: Lab, state
     assert (await kinds_of(swarmd))[-1] == "bot.disconnected"
 
 
+async def test_a_lease_that_was_given_as_active_is_not_pending(swarmd: Lab):
+    bot, id, lease = await one(swarmd, started=False)
+    bot.session.version = ""
+    bot.lease(lease).state = 1
+    async with refused(Code.DATA_LOSS, "Unsupported lease state transition. "):
+        await bot.update()
+    await swarmd.check_attempts(id, "DROPPED")
+
+
 @pytest.mark.parametrize("state", [5, 1, 0, 3])
 async def test_who_knows_the_newest_revision_is_not_judged_but_set_right(swarmd: Lab, state: int):
     bot, id, lease = await one(swarmd)

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 import trio
 
+from swarmd.client import BotOrderRequest
 from swarmd.testing import Lab
 from swarmd.testing.remote_bots import MAINTENANCE, UNHEALTHY
 
@@ -215,3 +216,31 @@ async def test_a_daemon_that_stops_answers_who_waits(swarmd: Lab):
     assert took.s < 3
     await swarmd.start()
     await bot.update()
+
+
+@pytest.mark.parametrize("order", ["restart", "update", "terminate"])
+async def test_an_order_keeps_work_from_a_bot_until_it_opens_a_new_session(swarmd: Lab, order: str):
+    """Nothing on this wire tells it."""
+    bot = await came(swarmd)
+    await swarmd.client.order_bot("w1", BotOrderRequest(order=order))
+    id = await swarmd.submit("make")
+    with Timed() as took:
+        await bot.update(deadline_s=5)
+    assert took.s == pytest.approx(4, abs=0.01) and not bot.leases
+    await swarmd.check_state(id, "PENDING")
+    await bot.create()
+    assert len(bot.leases) == 1
+
+
+async def test_a_bot_that_is_drained_while_it_waits_gets_nothing_until_it_is_not_any_more(swarmd: Lab):
+    bot = await came(swarmd)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bot.update, 15)
+        await swarmd.sleep(1)
+        await swarmd.client.order_bot("w1", BotOrderRequest(drain=True))
+        await swarmd.submit("make")
+        await swarmd.sleep(1)
+        await swarmd.client.order_bot("w1", BotOrderRequest(drain=False))
+        with trio.fail_after(0.1):
+            while not bot.leases:
+                await swarmd.sleep(0.01)
