@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "noop", "true", "latency", "pending", "blob", "held", "year", "swarming", "prpc", "grpc")
+NAMES = ("start", "noop", "true", "latency", "pending", "blob", "held", "year", "swarming", "prpc", "grpc", "lists")
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES

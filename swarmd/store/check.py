@@ -275,6 +275,11 @@ _FINDERS: dict[str, Finder] = {
         "SELECT g.tag, g.op FROM tags AS g WHERE NOT EXISTS (SELECT 1 FROM ops WHERE id = g.op)",
         lambda tag, op: f"Tag {tag!r} is on operation {_t(op)}, which is not there.",
     ),
+    "creation_out_of_place": _told(
+        "SELECT o.id FROM ops AS o WHERE COALESCE((SELECT o.created_wall - (o.id >> 20) / 1000.0 BETWEEN low AND high "
+        "FROM wall_offsets WHERE first <= o.id ORDER BY first DESC LIMIT 1), 0) = 0",
+        lambda id: f"The moment at which operation {_t(id)} was created is not where lists look for it.",
+    ),
     "id_from_the_future": _told(
         "WITH last (id) AS (SELECT COALESCE(MAX(last_id), 0) FROM clock) SELECT kind, newest, last.id FROM ("
         + " UNION ALL ".join(

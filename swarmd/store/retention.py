@@ -18,6 +18,7 @@ import trio
 
 from .backend import Backend
 from .blobs import Blob, remove_blob
+from .creation import forget_unused, has_unused
 from .writer import MAX_BULK_BYTES, Writer
 
 T = TypeVar("T")
@@ -209,7 +210,8 @@ class _Run:
         return ids[step.done :]
 
     async def forget_rest(self, cutoff: float) -> None:
-        """Requests, ended sessions, events of bots, and graphs that have no operations any more."""
+        """Requests, ended sessions, events of bots, graphs that have no operations any more, and what only forgotten
+        operations needed."""
         removed = self._removed
         while count := await self._write_if(_REQUESTS_DUE, _REMOVE_REQUESTS, cutoff):
             removed.requests += count
@@ -224,6 +226,8 @@ class _Run:
             removed.graphs += graphs
             if not events + graphs:
                 break
+        if await self._backend.read(has_unused):
+            await self._write(forget_unused)
 
     async def _write_if(self, due: str, remove: str, cutoff: float) -> int:
         """Removes up to STEP_ROWS rows; no transaction when a reader finds none."""

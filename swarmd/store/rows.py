@@ -11,6 +11,7 @@ import msgspec
 from swarmd.core.changes import Changes
 from swarmd.core.model import NEVER, Attempt, AttemptState, Bot, Graph, Session, Task, TaskId, TaskState, Work
 
+from .creation import NOTE_OFFSET, offset_of
 from .packing import pack
 
 _json = msgspec.json.encode
@@ -169,6 +170,7 @@ def _op_statements(changes: Changes, offset: float) -> Statements:
     )  # fmt: skip
     return (
         (INSERT_OP, inserted),
+        (NOTE_OFFSET, [offset_of(changes.ops_added, offset)] if changes.ops_added else ()),
         (INSERT_TAG, ((tag, op.id) for op in changes.ops_added for tag in op.tags)),
         (UPDATE_OP, ((op.task, op.ended, op.id) for op in changes.ops_changed.values())),
         (REHOME_OPS, ((other, gone) for gone, other in changes.tasks_gone)),

@@ -180,6 +180,25 @@ CREATE TABLE requests (
 ) WITHOUT ROWID
 """
 
+_WALL_OFFSETS = """
+CREATE TABLE wall_offsets (
+    first INTEGER PRIMARY KEY,          -- from this operation on
+    low REAL NOT NULL,                  -- created_wall less the time in the id, in seconds
+    high REAL NOT NULL
+)
+"""
+# Of the operations that are there: parted where the offset jumps by more than a second.
+_OFFSETS_SO_FAR = """
+INSERT INTO wall_offsets (first, low, high)
+SELECT MIN(id), MIN(ahead) - 1, MAX(ahead) + 1 FROM (
+    SELECT id, ahead, SUM(jumps) OVER (ORDER BY id) AS part FROM (
+        SELECT id, ahead, ABS(ahead - LAG(ahead, 1, ahead) OVER (ORDER BY id)) > 1 AS jumps FROM (
+            SELECT id, created_wall - (id >> 20) / 1000.0 AS ahead FROM ops
+        )
+    )
+) GROUP BY part
+"""
+
 CORE_MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         1,
@@ -225,6 +244,16 @@ CORE_MIGRATIONS: tuple[Migration, ...] = (
             ) WITHOUT ROWID
             """,
             "CREATE INDEX blob_uses_sha256 ON blob_uses (sha256)",
+        ),
+    ),
+    Migration(
+        2,
+        "lists",
+        (
+            _WALL_OFFSETS,
+            _OFFSETS_SO_FAR,
+            "CREATE INDEX ops_sharing ON ops (id, task, ended) WHERE task <> id",
+            "CREATE INDEX ops_ended ON ops (ended) WHERE ended IS NOT NULL",
         ),
     ),
 )

@@ -51,10 +51,11 @@ class Lab:
         self.engine = Engine(self.settings, now)
         self.sessions = {}
         self.blobs = 0
+        self.wall = WALL  # wall time of engine time 0, as the clocks show it now
 
     def batch(self):
         engine = self.engine
-        return batch_of(engine.take_changes(), engine.version, self.now, self.now + WALL, engine.ids.last)
+        return batch_of(engine.take_changes(), engine.version, self.now, self.now + self.wall, engine.ids.last)
 
     def commit(self):
         batch = self.batch()

@@ -55,6 +55,7 @@ FAULTS = {
     ],
     "graph_count_wrong": ["UPDATE graphs SET alive = alive + 1 WHERE name = 'build'"],
     "tag_of_nothing": ["INSERT INTO tags VALUES ('x', 77)"],
+    "creation_out_of_place": ["UPDATE ops SET created_wall = created_wall + 2 WHERE name = 'ok'"],
     "id_from_the_future": ["UPDATE clock SET last_id = last_id - 100"],
     "two_open_sessions": ["UPDATE sessions SET ended_wall = NULL, end_reason = NULL, bot = 'bot1' WHERE bot = 'gone'"],
     "session_without_bot": ["DELETE FROM bots WHERE id = 'bot2'"],

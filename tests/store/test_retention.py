@@ -111,6 +111,25 @@ async def test_everything_old_goes_and_nothing_is_left_behind(world, autojump_cl
     await world.check()
 
 
+async def test_how_far_clocks_were_apart_is_forgotten_with_the_operations_that_needed_it(world, autojump_clock):
+    def with_jump(conn):
+        lab = Lab(conn)
+        lab.bot()
+        lab.run(spec(name="old"))
+        lab.wall += DAY_S
+        lab.now += 20 * DAY_S
+        lab.run(spec(name="young"))
+
+    def offsets(conn):
+        return [row[0] - WALL for row in conn.execute("SELECT (low + high) / 2 FROM wall_offsets ORDER BY first")]
+
+    await world.do(with_jump)
+    assert await world.backend.read(offsets) == pytest.approx([0, DAY_S], abs=0.1)
+    await world.clean()
+    assert await world.names() == {"young"} and await world.backend.read(offsets) == pytest.approx([DAY_S], abs=0.1)
+    await world.check()
+
+
 async def test_what_is_younger_than_the_limit_stays(world, autojump_clock):
     await world.do(at_rest)
     before = await world.counts()

@@ -9,8 +9,8 @@ from swarmd.store.schema import CORE_MIGRATIONS
 from tests.store.builders import new_database
 
 SOURCES = (
-    "rows.py", "loading.py", "queries.py", "selecting.py", "runs.py", "blobs.py", "check.py", "retention.py",
-    "migrate.py",
+    "rows.py", "loading.py", "queries.py", "selecting.py", "runs.py", "creation.py", "blobs.py", "check.py",
+    "retention.py", "migrate.py",
 )  # fmt: skip
 STATEMENTS = "\n".join((Path(swarmd.store.__file__).parent / name).read_text() for name in SOURCES)
 

@@ -33,7 +33,7 @@ def names(conn, wanted, before=None, limit=100):
 
 FILTERS = {
     "states": [(T.PENDING,), (T.BLOCKED, T.RUNNING), (T.COMPLETED,),
-               (T.CANCELED,), (T.EXPIRED,), (T.CANCELED, T.BLOCKED)],
+               (T.CANCELED,), (T.EXPIRED,), (T.CANCELED, T.BLOCKED, T.CANCELED)],
     "pool": ["default", "lab", "none"],
     "tag": ["nightly", "none"],
     "tags": [(("none", "x"),), (("nightly",), ("x",)), (("nightly", "x", "x"), ("none",)), ((),)],
@@ -108,6 +108,7 @@ def test_pages_give_each_row_once(busy, monkeypatch, window):
         paged, before = [], None
         while page := list_ops(busy, wanted, before, 3):
             paged += [row.id for row in page]
+            assert len(paged) <= len(whole)
             before = page[-1].id
         assert paged == whole and len(whole) > 3
 
@@ -121,22 +122,93 @@ def test_a_cursor_is_stable_while_rows_arrive(conn, lab):
     assert names(conn, OpFilter(), first[-1].id) == [f"t{n}" for n in range(5, -1, -1)]
 
 
+def steps_of(conn, action):
+    return [text for plan in plans_of(conn, action).values() for text in plan]
+
+
 def test_filters_use_their_indexes(busy, monkeypatch):
     monkeypatch.setattr(selecting, "WINDOW", 1)
     expected = {
-        "tag": (OpFilter(tag="nightly"), "SEARCH tags USING PRIMARY KEY"),
+        "tag": (OpFilter(tag="nightly"), "SEARCH tags USING PRIMARY KEY (tag=? AND op>? AND op<?)"),
         "graph": (OpFilter(graph=5), "ops USING COVERING INDEX ops_graph"),
         "name": (OpFilter(name="ok"), "ops USING COVERING INDEX ops_name"),
         "pool": (OpFilter(pool="lab"), "ops USING COVERING INDEX ops_pool"),
-        "bot": (OpFilter(bot="bot1"), "attempts USING INDEX attempts_bot"),
+        "bot": (OpFilter(bot="bot1"), "attempts USING INDEX attempts_bot (bot=?)"),
         "alive": (OpFilter(states=(T.RUNNING,)), "tasks USING COVERING INDEX tasks_alive"),
         "final": (OpFilter(states=(T.EXPIRED,)), "tasks USING COVERING INDEX tasks_final"),
         "failed": (OpFilter(failed=True), "tasks USING COVERING INDEX tasks_final"),
         "ok": (OpFilter(failed=False), "tasks USING COVERING INDEX tasks_final"),
+        "shared": (OpFilter(shared=True), "ops USING COVERING INDEX ops_sharing (id>? AND id<?)"),
+        "of shared tasks": (OpFilter(states=(T.COMPLETED,)), "ops USING COVERING INDEX ops_sharing (id>? AND id<?)"),
+        "sharing": (OpFilter(states=(T.EXPIRED,)), "ops USING COVERING INDEX ops_shared (task=? AND ended=? AND"),
+        "ended apart": (OpFilter(states=(T.CANCELED,)), "ops USING COVERING INDEX ops_ended (ended=? AND rowid>?"),
+        "created": (OpFilter(created_from=5.0), "SEARCH o USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     }
     for name, (wanted, step) in expected.items():
-        plans = plans_of(busy, lambda wanted=wanted: list_ops(busy, wanted, None, 3))
-        steps = [text for plan in plans.values() for text in plan]
+        steps = steps_of(busy, lambda wanted=wanted: list_ops(busy, wanted, None, 3))
         assert any(step in text for text in steps), (name, steps)
-        for text in steps:  # the only scan is that of the operations that share a task, in an index of just these
-            assert not text.startswith("SCAN") or "INDEX ops_shared" in text or "(subquery" in text, (name, text)
+        for text in steps:
+            assert not text.startswith("SCAN") or "(subquery" in text or text == "SCAN wall_offsets", (name, text)
+
+
+def test_counts_read_indexes_alone(busy, monkeypatch):
+    """But for the few rows of which it must be looked up when they were created, and tasks that are shared."""
+    monkeypatch.setattr(selecting, "ROW_COST", 1_000)  # else so few are counted row by row
+    lab = (("nightly",), ("x", "none"))
+    lookups = ("SEARCH g USING PRIMARY KEY (tag=? AND op=?)", "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)")
+    for wanted in (
+        OpFilter(),
+        OpFilter(tags=lab),
+        OpFilter(tags=lab, created_from=5.0),
+        OpFilter(states=(T.PENDING, T.RUNNING)),
+        OpFilter(states=(T.COMPLETED, T.EXPIRED), tags=lab, created_before=5e9),
+        OpFilter(failed=True, shared=False),
+        OpFilter(states=(T.KILLED, T.BOT_DIED), shared=True),
+    ):
+        steps = steps_of(busy, lambda wanted=wanted: count_ops(busy, wanted))
+        for text in steps:
+            own = text.startswith(("CORRELATED", "CO-ROUTINE"))
+            covered = "COVERING INDEX" in text or text.startswith("SEARCH tags USING PRIMARY KEY") or text in lookups
+            few = text == "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"  # of those that share or ended apart
+            apart = text.startswith("SEARCH ops USING INDEX ops_ended")
+            scans = text == "SCAN wall_offsets" or "(subquery" in text
+            assert own or covered or few or apart or scans, (wanted, text)
+
+
+def driven_by(conn, wanted):
+    """The tags and states through which the operations of a page were found."""
+    seen = []
+    conn.set_trace_callback(seen.append)
+    list_ops(conn, wanted, None, 5)
+    conn.set_trace_callback(None)
+    found = [sql for sql in seen if sql.startswith(("SELECT tags.op", "SELECT tasks.id"))]
+    return {sql.split("WHERE ")[1].split(" AND ")[0] for sql in found}
+
+
+@pytest.mark.parametrize("few", [1, 4, 1_000])
+def test_the_rarest_filter_finds_the_page(conn, lab, monkeypatch, few):
+    monkeypatch.setattr(selecting, "FEW", few)
+    monkeypatch.setattr(selecting, "WINDOW", 5)
+    for number in range(40):
+        lab.submit(spec(name=f"t{number}", tags=("lab", "even") if number % 2 else ("lab",), requires={"os": ["none"]}))
+    lab.submit(spec(name="rare", tags=("lab", "odd")))
+    lab.start()
+    lab.submit(*(spec(name="new", tags=("lab",)) for _ in range(10)))
+    lab.commit()
+    both = OpFilter(tags=(("lab",), ("odd", "none")))
+    assert driven_by(conn, both) == {"tags.tag = 'odd'", "tags.tag = 'none'"} and names(conn, both) == ["rare"]
+    turned = OpFilter(tags=both.tags[::-1])
+    assert driven_by(conn, turned) == {"tags.tag = 'odd'", "tags.tag = 'none'"}
+    running = OpFilter(tags=(("lab",),), states=(T.RUNNING,))
+    assert driven_by(conn, running) == {"tasks.state = 3"} and names(conn, running) == ["rare"]
+    waiting = OpFilter(tags=(("odd",),), states=(T.PENDING,))
+    assert driven_by(conn, waiting) == {"tags.tag = 'odd'"} and names(conn, waiting) == []
+
+
+def test_what_is_common_is_found_among_the_newest(conn, lab, monkeypatch):
+    monkeypatch.setattr(selecting, "FEW", 4)
+    lab.submit(*(spec(name="t", tags=("lab", "x")) for _ in range(20)))
+    lab.commit()
+    assert driven_by(conn, OpFilter(tags=(("lab",), ("x",)))) == set()
+    assert driven_by(conn, OpFilter(tags=(("lab",), ("x",)), states=(T.PENDING,))) == set()
+    assert driven_by(conn, OpFilter(tags=(("lab",),))) == {"tags.tag = 'lab'"}  # one that is exact needs no search
