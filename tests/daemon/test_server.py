@@ -13,7 +13,7 @@ import h11
 import pytest
 import trio
 
-from swarmd.daemon.http2 import RUNNING
+from swarmd.daemon.http2 import CONNECTION_WINDOW, RUNNING, STREAM_WINDOW
 from swarmd.daemon.listeners import open_listeners
 from swarmd.daemon.requests import INBOX_MESSAGES
 from swarmd.daemon.server import RECEIVE_BYTES, ServerSettings, serve
@@ -584,6 +584,23 @@ async def test_http2_body_after_the_answer_harms_nobody(caplog, autojump_clock):
         world.app.release.set()
         assert await client.status(held) == 200
     assert events_of(caplog) == []
+
+
+async def test_http2_late_bodies_cost_no_window(autojump_clock):
+    """What comes after the answer, while its app goes on, is thrown away, and the client may send as much again."""
+    async with http2() as (_, client):
+        await client.status(await client.ask(b"/hello"))  # the server's windows are known
+        piece = b"x" * 16_384
+        for _ in range(3 * CONNECTION_WINDOW // STREAM_WINDOW):
+            late = await client.ask(b"/late", piece, end=False)
+            assert await client.status(late) == 200
+            for _ in range(STREAM_WINDOW // len(piece) - 1):
+                while client.h2.outbound_flow_control_window < len(piece):
+                    with trio.fail_after(0.5):
+                        await client.more()
+                client.h2.send_data(late, piece)
+                await client.flush()
+            assert await client.wait(h2.events.StreamReset, late)
 
 
 async def test_http2_non_ascii_path_is_reset_alone(caplog, autojump_clock):

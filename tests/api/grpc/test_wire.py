@@ -25,8 +25,9 @@ from .raw_client import CHAT, COUNT, SAY, SUM, RawClient, framed
 @asynccontextmanager
 async def connected(**how):
     """(world, echo, a client)"""
-    async with echoing(**how) as (world, echo), await connect(world) as stream:
-        yield world, echo, RawClient(stream, world.url.removeprefix("http://").encode())
+    with trio.fail_after(2_000):  # of virtual time: what does not come is told, instead of waited for
+        async with echoing(**how) as (world, echo), await connect(world) as stream:
+            yield world, echo, RawClient(stream, world.url.removeprefix("http://").encode())
 
 
 async def connect(world):
