@@ -94,6 +94,7 @@ class Stream:
 
     __slots__ = (
         "_body", "_http2", "_news", "_over", "_owed", "_turn", "answered", "fields", "id", "scope", "took_all",
+        "waits_for_all",
     )  # fmt: skip
 
     def __init__(self, http2: Http2, id: int, fields: Fields) -> None:
@@ -103,6 +104,7 @@ class Stream:
         self.scope = trio.CancelScope()  # around the task
         self.answered = False  # nothing more can be sent
         self.took_all = False  # of the request, from the client
+        self.waits_for_all = False  # to write: the connection is full
         self._body = bytearray()
         self._owed = 0  # bytes of the windows that the client gets back
         self._news: trio.Event | None = None  # the task waits for the body
@@ -169,8 +171,9 @@ class Stream:
         http2 = self._http2
         self._turn = trio.Event()
         http2.blocked[self.id] = self
-        limit = math.inf if http2.is_full else http2.send_timeout_s
-        with trio.move_on_after(limit) as patience:
+        # Full of what others wrote: not this stream's fault, and looked at anew as soon as something was taken.
+        self.waits_for_all = http2.is_full
+        with trio.move_on_after(math.inf if self.waits_for_all else http2.send_timeout_s) as patience:
             await self._turn.wait()
         if patience.cancelled_caught:
             log.warning("stream.stuck", extra={"client": self.peer, "after_s": http2.send_timeout_s})
@@ -242,9 +245,8 @@ class Http2:
                 SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
             },
         )
-        self._h2.decoder.max_header_list_size = (
-            max_header_bytes  # h2 sets this only when the client acknowledges
-        )
+        # h2 itself sets this only when the client has acknowledged it.
+        self._h2.decoder.max_header_list_size = max_header_bytes
         self._streams: dict[int, Stream] = {}  # that have a task
         self._last = 0  # the newest stream that was served
         self._leaving = False  # GOAWAY was sent
@@ -501,7 +503,7 @@ class Http2:
         for stream_id, stream in [*self.blocked.items()]:
             if self.is_full:
                 return
-            if self.room(stream_id) > 0:
+            if stream.waits_for_all or self.room(stream_id) > 0:
                 del self.blocked[stream_id]
                 stream.take_turn()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 
 import msgspec
 import pytest
@@ -12,6 +13,9 @@ from swarmd.api.native import messages as m
 from swarmd.daemon.garbage import CALLS, GROWTH, LEAST_BYTES, Collector, quiet_collector
 from swarmd.testing.bots import NativeBot
 from swarmd.testing.harness import running
+from tests.api.grpc.echo import echoing
+from tests.api.grpc.echo_pb2 import Text
+from tests.api.grpc.raw_client import SAY, RawClient
 
 MIB = 1 << 20
 
@@ -53,6 +57,50 @@ def test_python_does_not_look_by_itself_until_the_end():
         assert gc.get_freeze_count()
     assert gc.isenabled()
     gc.unfreeze()
+
+
+async def test_a_connection_of_http2_leaves_nothing_for_the_collector():
+    """With calls that were answered, refused, and held until the client went."""
+    count = 20
+    async with echoing() as (world, echo):
+
+        async def come_and_go() -> None:
+            clients = []
+            for _ in range(count):
+                client = RawClient(
+                    await trio.open_tcp_stream("127.0.0.1", int(world.url.rpartition(":")[2])), b"localhost"
+                )
+                assert (await client.say("a")).status == 0
+                assert (await client.answer(await client.call(b"/no/Method"))).status == 12
+                assert await client.status(await client.ask(b"/api/v1/health")) == 200
+                await client.call(SAY, Text(text="hold"))
+                clients.append(client)
+            while len(echo.begun) < 2 * count:
+                await trio.sleep(0.01)
+            for client in clients:
+                client.stream.socket.close()
+            while len(echo.cancelled) < count:
+                await trio.sleep(0.01)
+            echo.begun.clear(), echo.cancelled.clear(), echo.calls.clear(), clients.clear()
+            await trio.testing.wait_all_tasks_blocked()
+
+        await come_and_go()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await come_and_go()
+            gc.collect()
+            left = [
+                type(o).__qualname__ for o in gc.garbage if type(o).__module__.startswith(("swarmd", "trio"))
+            ]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert len(left) < count, (
+            f"{len(left)} objects were left by {count} connections: {Counter(left).most_common(9)}"
+        )
 
 
 async def test_a_held_connection_leaves_nothing_for_the_collector(tmp_path):

@@ -49,11 +49,13 @@ class RawClient(H2Client):
     async def begin(self, path: bytes, *fields: tuple[bytes, bytes], te: bool = True) -> int:
         """Sends the head of a call."""
         stream_id = self.h2.get_next_available_stream_id()
-        head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", self.host)]
-        head += [(b"content-type", b"application/grpc"), *([(b"te", b"trailers")] if te else []), *fields]
-        self.h2.send_headers(stream_id, head)
+        self.h2.send_headers(stream_id, [*self.head(path, te), *fields])
         await self.flush()
         return stream_id
+
+    def head(self, path: bytes, te: bool = True) -> list[tuple[bytes, bytes]]:
+        head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", self.host)]
+        return [*head, (b"content-type", b"application/grpc"), *([(b"te", b"trailers")] if te else [])]
 
     async def data(self, stream_id: int, data: bytes, end: bool = False) -> None:
         while True:

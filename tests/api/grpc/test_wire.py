@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import zlib
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import h2.events
 import h2.settings
@@ -13,7 +14,8 @@ import pytest
 import trio
 
 from swarmd.config import Config
-from swarmd.daemon.http2 import CHATTER, RESETS, STREAM_WINDOW, STREAMS
+from swarmd.daemon.http2 import CHATTER, OUT_BYTES, RESETS, STREAM_WINDOW, STREAMS
+from swarmd.daemon.server import ServerSettings
 from swarmd.grpc.conversation import PIECE_S
 from swarmd.grpc.wire import MAX_MESSAGE
 
@@ -358,6 +360,52 @@ async def test_a_client_that_gives_no_window_loses_the_stream(autojump_clock):
         assert echo.cancelled == [""]
 
 
+async def test_a_stream_without_window_is_cut_also_when_others_filled_the_connection(autojump_clock):
+    """What waited while the connection was full, and had no window of its own, was never looked at again."""
+    async with connected() as (_, _, client):
+        await client.say("the windows are known")
+        client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        client.h2.increment_flow_control_window(2**22)
+        await client.flush()
+        calls = []
+        for n in range(40):
+            call = client.h2.get_next_available_stream_id()
+            client.h2.send_headers(call, client.head(SAY))
+            if not n % 10:
+                client.h2.increment_flow_control_window(2**20, call)
+            body = Text(text="size", number=OUT_BYTES * 2)
+            client.h2.send_data(call, framed(body), end_stream=True)
+            calls.append(call)
+        await client.flush()  # all at once: the order of their tasks is any
+        for n, call in enumerate(calls):
+            if n % 10:
+                reset = await client.wait(h2.events.StreamReset, call)
+                assert reset.error_code == 8  # CANCEL
+            else:
+                assert (await client.answer(call)).status == 0
+
+
+async def test_any_frame_that_opens_a_window_lets_the_answer_go_on(autojump_clock):
+    code = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
+    async with connected() as (_, _, client):
+        client.acknowledges = False
+        for first, then in (
+            (0, lambda call: client.h2.update_settings({code: 2**20})),
+            (
+                2**20,
+                lambda call: client.h2.increment_flow_control_window(2**20),
+            ),  # the connection's is used up
+            (0, lambda call: client.h2.increment_flow_control_window(2**20, call)),
+        ):
+            client.h2.update_settings({code: first})
+            call = await client.call(SAY, Text(text="size", number=50_000))
+            await trio.sleep(9)
+            assert client.kept(h2.events.DataReceived, call) is None
+            then(call)
+            await client.flush()
+            assert len((await client.answer(call)).texts[0].data) == 50_000
+
+
 async def test_small_windows_only_slow_down(autojump_clock):
     async with connected() as (_, _, client):
         client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 7})
@@ -438,6 +486,15 @@ async def test_a_flood_ends_the_connection_alone(flood, autojump_clock):
             assert (await RawClient(stream, client.host).say("other")).status == 0
 
 
+async def test_the_limit_of_a_head(autojump_clock):
+    async with connected() as (_, _, client):
+        most = ServerSettings().max_header_bytes
+        call = await client.call(SAY, Text(), fields=((b"big", b"x" * (most - 1_000)),))
+        assert (await client.answer(call)).status == 0
+        await client.call(SAY, Text(), fields=((b"big", b"x" * (most + 1)),))
+        assert await client.wait(h2.events.ConnectionTerminated)
+
+
 @pytest.mark.parametrize("bomb", ["long field", "many fields", "continuation", "many continuations"])
 async def test_a_header_bomb_ends_the_connection_alone(bomb, autojump_clock):
     async with connected() as (world, echo, client):
@@ -473,6 +530,28 @@ async def test_pings_are_answered(autojump_clock):
             client.h2.ping(n.to_bytes(8, "big"))
             await client.flush()
             assert (await client.wait(h2.events.PingAckReceived)).ping_data == n.to_bytes(8, "big")
+
+
+async def test_a_client_that_never_reads_is_read_no_further(autojump_clock):
+    """Each call is answered with much more than it is; what nobody takes must not fill the memory."""
+    async with connected() as (_, echo, client):
+        await client.say("the windows are known")
+        client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        with suppress(trio.BrokenResourceError):  # cut, in the end
+            for _ in range(900):
+                await client.call(SAY, Text(text="fail " + "ü" * MAX_MESSAGE, number=3))
+        await settled()
+        assert 20 < len(echo.begun) < 700  # 12 KiB each: what the sockets hold, and little more
+
+
+async def test_a_client_that_says_goodbye_has_no_calls_any_more(autojump_clock):
+    async with connected() as (_, echo, client):
+        await client.call(SAY, Text(text="hold"))
+        await settled()
+        client.h2.close_connection()
+        await client.flush()
+        await settled()
+        assert echo.cancelled == ["hold"] and trio.current_time() == pytest.approx(0, abs=0.01)
 
 
 async def test_a_client_that_never_reads_is_cut(autojump_clock):
