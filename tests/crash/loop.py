@@ -290,7 +290,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("SWARMD_")}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that the kernel gives to the near ends of connections: while the daemon is down, one of its own
     clients could get its port, and even reach itself there."""
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -308,7 +308,7 @@ def crash_loop(
     async def main() -> Report:
         with open(folder / "log", "ab") as log:
             return await Run(folder, kills, seed, tasks, pause_s).run(
-                Daemon(folder, _free_port(), log.fileno())
+                Daemon(folder, free_port(), log.fileno())
             )
 
     return trio.run(main)

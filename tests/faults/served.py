@@ -31,6 +31,7 @@ class Served:
         *options: str,
         program: Sequence[str] = PROGRAM,
         log: Path | None = None,
+        listen: str = "127.0.0.1:0",
         **environment: str,
     ) -> None:
         self.path = path
@@ -38,7 +39,7 @@ class Served:
         command = [sys.executable, *program, "serve", "--db", str(path)]
         with open(log, "ab") if log else nullcontext(subprocess.PIPE) as errors:
             self.process = subprocess.Popen(
-                [*command, "--listen", "127.0.0.1:0", "--log-level", "error", *options],
+                [*command, "--listen", listen, "--log-level", "error", *options],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
                 env={**env, **environment},
             )  # fmt: skip
