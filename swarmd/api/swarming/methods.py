@@ -32,6 +32,7 @@ METHODS: tuple[Method, ...] = (
     Method(BOTS, "GetBotDimensions", Verb.READ, "All dimensions that bots have."),
     Method(BOTS, "DeleteBot", Verb.OPERATE, "Forgets a bot that is gone."),
     Method(BOTS, "ListBotEvents", Verb.READ, "What happened to a bot, newest first."),
+    Method(BOTS, "ListBotTasks", Verb.READ, "What ran on a bot, newest first."),
     Method(BOTS, "TerminateBot", Verb.OPERATE, "Makes the task that ends a bot."),
     Method(SWARMING, "GetDetails", Verb.READ, "What the server is."),
     Method(SWARMING, "GetPermissions", Verb.READ, "What the caller may do."),

@@ -83,7 +83,9 @@ class Results:
             self._tell_run(run, told)
         if op.state.is_final:
             self._tell_end(run, told)
-        elif op.state is TaskState.RUNNING and run.stop_since_wall is not None:
+        elif self._always_with_cost:
+            told.costs_usd.append(0.0)
+        if op.state is TaskState.RUNNING and run.stop_since_wall is not None:
             told.abandoned_ts.CopyFrom(moment(run.stop_since_wall))
         return told
 
@@ -99,7 +101,7 @@ class Results:
         state = run.op.state
         ended = moment(run.op.ended_wall if run.op.ended_wall is not None else run.op.created_wall)
         told.completed_ts.CopyFrom(ended)
-        outcome = None if run.outcome is None else _outcome.decode(run.outcome)
+        outcome = outcome_of(run)
         if state in (TaskState.COMPLETED, TaskState.TIMED_OUT, TaskState.KILLED):
             told.failure = state is TaskState.TIMED_OUT or (state is TaskState.COMPLETED and not run.op.ok)
             told.duration = _duration_s(run, outcome)
@@ -149,6 +151,11 @@ class Results:
                 ],
             ).SerializeToString()
         return found
+
+
+def outcome_of(run: RunRow) -> Outcome | None:
+    """What its bot reported of the attempt, or the daemon of a bot that did not."""
+    return None if run.outcome is None else _outcome.decode(run.outcome)
 
 
 def _changed_wall(run: RunRow) -> float:

@@ -164,7 +164,7 @@ def test_another_realm_is_for_any_bot_and_told_to_those_that_can_be():
 def test_outputs_are_for_bots_that_keep_files():
     work = work_of(put_work(outputs=["b/c", "a", "."]))
     assert work.outputs == ("b/c", "a", "**")
-    assert set(features_of(work)) == {"io_limit", "outputs"} and "outputs" in NATIVE
+    assert set(features_of(work)) == {"command", "io_limit", "outputs"} and "outputs" in NATIVE
     assert "outputs" not in FEATURES
 
 
