@@ -22,9 +22,7 @@ Source: docs/architecture.md, "The core".
 from __future__ import annotations
 
 from swarmd.core.changes import Changes
-from swarmd.core.dimensions import FEATURE, values_of
 from swarmd.core.explain import Explaining
-from swarmd.core.features import OF_PROTOCOL
 from swarmd.core.ids import to_text
 from swarmd.core.model import (
     NEVER,
@@ -106,10 +104,6 @@ class Engine(Explaining):
     # ------------------------------------------------------------- loading
 
     def load_bot(self, bot: Bot) -> None:
-        features = OF_PROTOCOL.get(bot.protocol)
-        if features is not None:
-            bot.assigned = {**bot.assigned, FEATURE: features}
-            bot.values = values_of(bot.dimensions, bot.assigned)
         self.bots[bot.id] = bot
 
     def load_graph(self, graph: Graph) -> None:

@@ -20,10 +20,6 @@ PAYLOAD = "payload."
 
 NATIVE = (COMMAND, COMMANDS, CWD, FILES, INPUTS, OUTPUTS, UNSET, EMPTY, NOOP, IO_LIMIT, TERMINATE)
 
-# Of protocols whose sessions outlive a restart of the daemon without a word of what the bot is: a newer daemon may have
-# learned that there is such a feature.
-OF_PROTOCOL = {"native": NATIVE}
-
 
 def features_of(work: Work) -> tuple[str, ...]:
     """The features that `work` needs of a bot's protocol, sorted."""

@@ -175,6 +175,19 @@ class Sessions(Reporting):
             bot.dimensions, bot.assigned, bot.values = dimensions, assigned, values
         self.matching.enter(bot)
 
+    def bots_can(self, protocol: str, features: tuple[str, ...]) -> None:
+        """At the start: what all bots of a protocol can do, which an older version may not have known. For protocols
+        whose sessions outlive a restart of the daemon without a word of what the bot is."""
+        for bot in self.bots.values():
+            if bot.protocol == protocol and bot.assigned.get(FEATURE) != features:
+                is_present = bot.session is not None
+                self.matching.leave(bot)
+                bot.assigned = {**bot.assigned, FEATURE: features}
+                bot.values = values_of(bot.dimensions, bot.assigned)
+                if is_present:
+                    self.matching.enter(bot)
+                self.touch_bot(bot)
+
     def seen(self, now: float, session_id: SessionId) -> Session:
         """A sign of life: the session's deadline moves. Memory only; raises `Unknown` when it is not open."""
         session = self.session_named(session_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarmd.core.errors import Conflict, Refused, Unknown
-from swarmd.core.model import AttemptState, BotId, TaskState, Work
+from swarmd.core.features import NATIVE
+from swarmd.core.model import AttemptState, BotId, Command, TaskState, Work
 from swarmd.core.sessions import MAX_MESSAGE
 
 from .builders import FakeBot, World
@@ -176,6 +177,23 @@ def test_what_a_bot_says_anew_is_in_the_file(change: dict[str, object]) -> None:
     version = world.engine.version
     bot.describe(**{"version": "1", **change})
     assert world.engine.version == version, "also after a restart it is what it said before"
+
+
+def test_what_a_newer_version_knows_that_bots_can_do_is_so_at_once_and_for_all_of_a_protocol() -> None:
+    world = World()
+    older, other = world.bot("a", features=("noop",)), world.bot("b", protocol="swarming", features=("noop",))
+    gone = world.bot("c", features=("noop",))
+    gone.close()
+    op = world.submit(work=Work(commands=(Command(("x",)),), outputs=("y",)))
+    assert older.poll() == []
+    world.engine.bots_can("native", NATIVE)
+    assert other.it.assigned == {"feature": ("noop",)} and gone.it.assigned == {"feature": NATIVE}
+    assert [attempt.task for attempt in older.poll()] == [op]
+    world.engine.check()
+    world.restart()
+    version = world.engine.version
+    world.engine.bots_can("native", NATIVE)
+    assert world.engine.version == version, "it is in the file"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ ANSWERED_ELSEWHERE = frozenset({"list_instances", "mint_bootstrap"})  # about on
 def package(daemon: Daemon) -> Package:
     from swarmd.api.native.routes import ROUTES
     from swarmd.api.problems import Package
+    from swarmd.core.features import NATIVE
 
+    with daemon.step() as (engine, _):
+        engine.bots_can("native", NATIVE)
     return Package("native", ROUTES, _handlers(daemon), ("/api/v1/",), form)
 
 
