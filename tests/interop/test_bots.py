@@ -15,6 +15,8 @@ from swarmd.testing import SwarmingBot
 from tests.interop.cli import QUICKLY_S, Cli
 from tests.interop.real_lab import END_S, RealLab, bundled_bot, swarming_bot
 
+MANY = 1_050  # a page has at most 1,000
+
 
 @asynccontextmanager
 async def another_bot(lab: RealLab, id: str, *options: str) -> AsyncIterator[None]:
@@ -186,3 +188,19 @@ async def test_a_bot_that_is_there_is_not_deleted(cli: Cli):
     told = await cli.refused("delete-bots", "-f", "b1")
     assert "FailedPrecondition desc = bot b1 is connected; terminate it first" in told
     assert await ids(cli, "id=b1") == ["b1"]
+
+
+async def test_more_bots_than_a_page_has(cli: Cli, lab: RealLab):
+    """Last in this file: they stay."""
+    wanted = [f"one-of-{number:04}" for number in range(MANY)]
+    left = iter(wanted)
+
+    async def come() -> None:
+        for id in left:
+            await SwarmingBot(lab.url, id, dimensions={"bench": ["many"]}).handshake()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(come)
+    assert [id for id in await ids(cli) if id.startswith("one-of-")] == wanted
+    assert (await cli("bots", "-count")).json["count"] >= MANY
