@@ -239,7 +239,8 @@ class Sessions(Reporting):
             if attempt.state is AttemptState.RUNNING and attempt.ends_bot and goodbye:
                 self.conclude(now, attempt, Outcome(ok=True, exit_code=0))
             elif attempt.state is AttemptState.RUNNING:
-                self.lose(now, attempt, f"its bot {bot.id} is gone: {reason}", counted=counted)
+                gone = f"its bot {bot.id} is gone: {reason}"
+                self.lose(now, attempt, gone, counted=counted or attempt.ends_bot)  # its next life is spared
             else:
                 self.drop(now, attempt, reason, counted=counted and not goodbye)
         assert not session.attempts

@@ -244,6 +244,15 @@ def test_a_bot_that_comes_back_when_it_was_told_has_not_ended() -> None:
     assert world.state(op) is TaskState.BOT_DIED and again.it.takes_work
 
 
+def test_a_restart_of_the_daemon_meanwhile_does_not_end_the_next_life() -> None:
+    """What else a bot lost by a restart is tried again in any case."""
+    world = World()
+    op = ended_bot(world, world.bot())
+    world.restart()
+    again = world.bot(key="start-2")
+    assert world.state(op) is TaskState.BOT_DIED and again.it.takes_work
+
+
 def test_a_bot_that_vanishes_before_it_was_told_is_told_when_it_comes_back() -> None:
     world = World()
     bot = world.bot()
