@@ -144,6 +144,19 @@ async def test_every_way_in_which_a_task_leaves_its_bot(swarmd: Lab):
     assert lost[0] == "task_error" and lost[1]
 
 
+async def test_a_swarming_bot_that_fails_at_a_task(swarmd: Lab):
+    """What it says is told, also when the task is not its own any more; that the run ended, once."""
+    bot = await polling(swarmd)
+    await swarmd.submit("make", bot_retries=0)
+    task = await bot.take()
+    await task.start()
+    await task.fail("no disk")
+    await task.fail("no disk")
+    assert (await texts_of(swarmd, "s1"))[2:] == [
+        ("bot_log", "no disk"), ("task_error", "no disk"), ("bot_log", "no disk"),
+    ]  # fmt: skip
+
+
 async def test_what_people_order(swarmd: Lab):
     bot = await polling(swarmd)
     for order in ("restart", "update", None, "update"):
