@@ -17,7 +17,7 @@ Fields = list[tuple[bytes, bytes]]
 TYPES = (b"application/grpc", b"application/grpc+proto")
 MAX_MESSAGE = 2_000  # characters of an error's text: a client refuses an answer whose fields are too long
 MAX_DETAILS = 4_096  # bytes of its details; longer ones are left out
-_UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _NAME = re.compile(r"[0-9a-z_.-]+")
 _PLAIN = re.compile(r"[ -~]*")
@@ -82,7 +82,7 @@ def timeout_of(value: bytes) -> float:
             Code.INVALID_ARGUMENT,
             f"grpc-timeout is {value[:40].decode('latin-1')!r}, expected at most 8 digits and one of H, M, S, m, u, n",
         )
-    return int(match[1]) * _UNITS_S[match[2]]
+    return int(match[1]) * UNITS_S[match[2].decode()]
 
 
 def _bytes_of(name: bytes, value: bytes) -> bytes:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 
+from swarmd.grpc.wire import UNITS_S
+
 BINARY_TYPES = ("*/*", "application/*", "application/grpc")
 PRPC = "application/prpc"
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -16,7 +18,6 @@ _PARAMETER = re.compile(rf'\s*;\s*({TOKEN})\s*=\s*({TOKEN}|"(?:[^"\\]|\\.)*")')
 _END = re.compile(r"\s*(?:;\s*)?(?:,|$)")
 _SPAN = re.compile(r"([0-9]{1,18})([HMSmun])")
 _SIZE = re.compile(r"[0-9]{1,18}")
-_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 class Encoding(Enum):
@@ -76,7 +77,7 @@ def timeout_s(text: str) -> float:
         raise BadHeader(
             f"X-Prpc-Grpc-Timeout is {_shown(text)}, expected a number and one of H, M, S, m, u, n"
         )
-    return int(match[1]) * _UNITS_S[match[2]]
+    return int(match[1]) * UNITS_S[match[2]]
 
 
 def max_answer_size(text: str) -> int:
