@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.cli import Cli
-from tests.interop.go_programs import PRPC, SWARMING, CannotGet, Program, program
+from tests.interop.go_programs import GRPCURL, PRPC, SWARMING, CannotGet, Program, program
 from tests.interop.real_lab import RealLab, open_real_lab
 
 
@@ -49,6 +49,19 @@ def prpc(prpc_program: Path, tmp_path: Path) -> Cli:
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     return Cli(prpc_program, "", home, os.environ)
+
+
+@pytest.fixture(scope="session")
+def grpcurl_program() -> Path:
+    """Calls any method of any server of gRPC; a client of Go's implementation."""
+    return _get(GRPCURL)
+
+
+@pytest.fixture
+def grpcurl(grpcurl_program: Path, tmp_path: Path) -> Cli:
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    return Cli(grpcurl_program, "", home, os.environ)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ class Program(NamedTuple):
 LUCI = ("go.chromium.org/luci", "v0.0.0-20260822014153-22eba00a8fe4")
 SWARMING = Program(*LUCI, "go.chromium.org/luci/client/cmd/swarming")
 PRPC = Program(*LUCI, "go.chromium.org/luci/grpc/cmd/prpc")
+GRPCURL = Program("github.com/fullstorydev/grpcurl", "v1.9.3", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
 
 
 class CannotGet(Exception):
