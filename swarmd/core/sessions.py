@@ -328,6 +328,9 @@ class Sessions(Reporting):
                 f"bot {bot_id} is connected",
                 "terminate it first: swarmd terminate " + bot_id,
             )
+        while (task := self.termination_of(bot_id)) is not None:  # another bot of that name is not meant
+            for op in self.ops_of(task):
+                self.withdraw(now, op, "its bot was deleted", kill=False)
         self.capacity_changed(now, bot)
         self.matching.leave(bot)
         del self.bots[bot_id]

@@ -486,3 +486,14 @@ def test_a_bot_is_woken_when_its_termination_task_waits_to_be_tried_again() -> N
     assert world.state(op) is TaskState.PENDING and bot.woken() and bot.it.takes_work
     world.pass_time(50.0)
     assert bot.it.is_to_end and bot.woken()
+
+
+def test_a_task_that_would_end_a_deleted_bot_is_canceled() -> None:
+    """Else it would wait for days, and end another bot that takes the name."""
+    world = World()
+    bot = world.bot("b")
+    bot.close()
+    op, others, later = terminate(world), terminate(world, "c"), terminate(world)
+    world.engine.delete_bot(world.now, bot.name)
+    assert world.states(op, later, others) == ["CANCELED", "CANCELED", "PENDING"]
+    world.engine.check()

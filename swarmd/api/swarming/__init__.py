@@ -26,6 +26,7 @@ async def packages(daemon: Daemon) -> tuple[Package, Package]:
     from swarmd.api.swarming.errors import form
     from swarmd.api.swarming.groups import Groups
     from swarmd.api.swarming.id_keys import IdKeys
+    from swarmd.api.swarming.links import LinkHandlers
     from swarmd.api.swarming.prpc import errors as prpc_errors
     from swarmd.api.swarming.prpc.layer import Layer
     from swarmd.api.swarming.rbe import RbeHandlers
@@ -43,7 +44,7 @@ async def packages(daemon: Daemon) -> tuple[Package, Package]:
     bootstrap = BootstrapHandlers(context, code)
     parts = (
         BotHandlers(context, code), TaskHandlers(context), RbeHandlers(context), AccountHandlers(context, id_keys),
-        CodeHandlers(context, code), bootstrap,
+        CodeHandlers(context, code), bootstrap, LinkHandlers(context),
     )  # fmt: skip
     handlers: dict[str, Handler] = {}
     for route in ROUTES:
