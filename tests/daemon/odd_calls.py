@@ -27,7 +27,8 @@ ECHO = b"/swarmd.tests.Echo/"
 PATHS = (
     ECHO + b"Say", ECHO + b"Count", ECHO + b"Sum", ECHO + b"Chat", ECHO + b"Missing", b"/grpc.health.v1.Health/Check",
     b"/grpc.health.v1.Health/Watch", b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"/",
-    b"/api/v1/tasks",
+    b"/api/v1/tasks", b"/google.devtools.remoteworkers.v1test2.Bots/CreateBotSession",
+    b"/google.devtools.remoteworkers.v1test2.Bots/UpdateBotSession",
 )  # fmt: skip
 # Fields of the test's message: what the handler shall do, bytes to carry, how many.
 WISHES = (b"", b"hold", b"sleep 0.01", b"fail no", b"unknown", b"busy", b"metadata", b"size", b"enough")

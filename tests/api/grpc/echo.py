@@ -54,7 +54,7 @@ class Echo:
             case ["sleep", seconds]:
                 await trio.sleep(float(seconds))
             case ["fail", message]:
-                raise RpcError(Code(request.number), message, [Text(text="a detail")])
+                raise RpcError(Code(request.number % 17 or 2), message, [Text(text="a detail")])
             case ["unknown"]:
                 raise Unknown("unknown_task", "there is no such task", "give another")
             case ["busy"]:
