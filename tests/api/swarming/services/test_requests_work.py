@@ -100,21 +100,27 @@ ONLY_SWARMING: dict[str, tuple[Change, dict[str, Any]]] = {
         {"containment": {"containment_type": "AUTO", "lower_priority": False, "limit_processes": 0,
                          "limit_total_committed_memory": 0}},
     ),
-    "lower_priority": (
+    "lower_priority alone": (
+        put_work(containment={"lower_priority": True}),
+        {"containment": {"containment_type": "NOT_SPECIFIED", "lower_priority": True, "limit_processes": 0,
+                         "limit_total_committed_memory": 0}},
+    ),
+    "lower_priority and limits": (
         put_work(containment={"lower_priority": True, "limit_processes": 5, "limit_total_committed_memory": 1 << 40}),
         {"containment": {"containment_type": "NOT_SPECIFIED", "lower_priority": True, "limit_processes": 5,
                          "limit_total_committed_memory": 1 << 40}},
     ),
     "limit_processes": (put_work(containment={"containment_type": 1, "limit_processes": 5}), {}),
     "memory": (put_work(containment={"limit_total_committed_memory": 5}), {}),
+    "no containment": (both(put_work(containment={}), caches(("a", "p"))), {"containment": None}),
     "the bot's account": (put(service_account="bot"), {"service_account": "bot"}),
     "an account": (put(service_account="ci"), {"service_account": "ci"}),
     "packages": (
-        packages("p:x@1"),
+        packages("cipd:x@1"),
         {"cipd_input": {
             "server": "https://chrome-infra-packages.appspot.com",
             "client_package": {"package_name": "infra/tools/cipd/${platform}", "version": "latest"},
-            "packages": [{"package_name": "x", "version": "1", "path": "p"}],
+            "packages": [{"package_name": "x", "version": "1", "path": "cipd"}],
         }},
     ),
     "a suffix": (put_work(command=["x${EXECUTABLE_SUFFIX}"]), {"command": ["x${EXECUTABLE_SUFFIX}"]}),
@@ -139,7 +145,7 @@ def test_what_only_swarming_bots_know_is_for_them_alone(change: Change, tells: d
         assert told.env == {"FOO": "bar", "GONE": ""}
     found = msgspec.to_builtins(told, builtin_types=(bytes,))
     found["caches"] = [tuple(cache.values()) for cache in found.get("caches", [])]
-    assert {name: found[name] for name in tells} == tells
+    assert {name: found.get(name) for name in tells} == tells
 
 
 @pytest.mark.parametrize(
@@ -299,6 +305,21 @@ def test_tags_of_another_client_are_its_own():
 def test_priorities_of_another_client(priority: int, shown: int):
     found = told(msgspec.structs.replace(NATIVE_SPEC, priority=priority))
     assert found.priority == shown and f"priority:{shown}" in found.tags
+
+
+def test_a_variable_of_the_task_itself_wins():
+    """As it does on a bot."""
+    spec = TaskSpec(
+        (Work(commands=(Command(("x",)),), env={"SWARMD_LINE": "own"}),), (SliceSpec({}),), index=3, line="no"
+    )
+    found = [(pair.key, pair.value) for pair in told(spec).properties.env]
+    assert found == [("SWARMD_INDEX", "3"), ("SWARMD_LINE", "own")]
+
+
+def test_spans_that_have_no_number_there():
+    found = told(TaskSpec((Work(hard_limit_s=1e12),), (SliceSpec({}, 1e12),), pool="lab"))
+    assert found.expiration_secs == found.properties.execution_timeout_secs == (1 << 31) - 1
+    assert found.task_slices[0].expiration_secs == (1 << 31) - 1
 
 
 @pytest.mark.parametrize(
