@@ -21,7 +21,7 @@ from google.protobuf import empty_pb2
 from swarmd.api.remoteworkers import worker
 from swarmd.api.remoteworkers.context import PROTOCOL, Context, Ledger, answered, illegal, instance_of, whole
 from swarmd.api.remoteworkers.leases import Said, said_of, take_in
-from swarmd.api.remoteworkers.offering import Offering, Told
+from swarmd.api.remoteworkers.offering import Answer, Offering, Told
 from swarmd.api.remoteworkers.proto import bots_pb2
 from swarmd.api.rpc import Code, RpcError
 from swarmd.config_remoteworkers import InstanceRules
@@ -174,26 +174,45 @@ class BotHandlers:
 
     async def _something_to_tell(self, exchange: _Exchange, session: Session, hold: Hold) -> Told:
         """Waits until there is something that the bot does not know, or the call has waited long enough."""
-        limit = MAX_OFFERS
+        limit, answer = MAX_OFFERS, Answer(exchange.said.named, exchange.pending_first)
         while True:
-            if session.id in self._daemon.engine.sessions:
-                self._offer(exchange, session, limit)
-            told = await self._offering.tell(session, exchange.said.named, exchange.pending_first)
+            told = await self._filled(exchange, session, answer, limit)
             over = not exchange.waits or len(told.leases) >= exchange.capacity or hold.called_back
             over = over or self._daemon.stopping.is_set() or trio.current_time() >= exchange.until
             if over or exchange.is_news(told) or session.id not in self._daemon.engine.sessions:
                 return told
-            limit = await hold.wait(session.slots - len(session.attempts), exchange.until)
+            free = session.slots - len(session.attempts) if told.room > 0 else 0
+            limit = await hold.wait(free, exchange.until)
 
-    def _offer(self, exchange: _Exchange, session: Session, limit: int) -> None:
-        """Gives it what it can take: as many leases as it said when it opened the session that it can hold."""
+    async def _filled(self, exchange: _Exchange, session: Session, answer: Answer, limit: int) -> Told:
+        """What it is told when it got what it can take: as many leases as it said when it opened the session that it
+        can hold, as far as there is room for what they carry. How much that is only reading tells, so one comes first,
+        and then as many as there is room for if they are like what came."""
+        limit = min(limit, MAX_OFFERS)
+        while True:
+            told = await self._offering.tell(session, answer)
+            like_these = told.room // told.largest if told.leases else 1
+            count = min(limit, max(1, like_these)) if told.room > 0 else 0
+            given = self._offer(exchange, session, count)
+            if not given:
+                break
+            answer.given.update(given)
+            limit -= len(given)
+        if limit > 0 and told.room <= 0 and answer.given:
+            with self._daemon.step() as (engine, _):
+                engine.pass_on(session.id)  # it may have been woken for more than it took
+        return told
+
+    def _offer(self, exchange: _Exchange, session: Session, limit: int) -> list[AttemptId]:
+        if session.id not in self._daemon.engine.sessions or exchange.given.status != worker.OK:
+            return []
         free = min(limit, session.slots - len(session.attempts))
-        if free <= 0 or exchange.given.status != worker.OK:
-            return
+        if free <= 0:
+            return []
         with self._daemon.step() as (engine, now):
             # No live attempt can have this key already: each of them is of an earlier moment or a smaller number.
             key = f"lease {now} {max(session.attempts, default=AttemptId(0))}"
-            engine.offer(now, session.id, key, free, session.deadline_s)
+            return [attempt.id for attempt in engine.offer(now, session.id, key, free, session.deadline_s)]
 
     # ------------------------------------------------------------- it has something for its history
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 from google.rpc import status_pb2
 
+from swarmd.api.remoteworkers.offering import MAX_PAYLOAD_BYTES
 from swarmd.api.remoteworkers.payloads import ACTION_RESULT, COMMAND_OUTPUTS, COMMAND_RESULT
 from swarmd.api.remoteworkers.proto import command_pb2
 from swarmd.client import task
@@ -18,10 +20,11 @@ from swarmd.core.model import Payload
 from swarmd.testing import Lab
 from swarmd.testing.remote_bots import command_of
 
-from .worlds import CONFIG, came, one, with_rules
+from .worlds import CONFIG, Timed, came, one, with_rules
 
 pytestmark = pytest.mark.swarmd(config=CONFIG)
 ACTION = "type.googleapis.com/build.bazel.remote.execution.v2.Action"
+MOST = 4 << 20  # bytes of a message that clients of gRPC take
 ACTIONS = with_rules(payloads=[ACTION, "command"])
 
 
@@ -54,6 +57,76 @@ async def test_limits_are_in_the_command(swarmd: Lab):
     assert limits.execution.seconds == 604_800
     assert limits.idle == duration_pb2.Duration(nanos=250_000_000)
     assert limits.HasField("shutdown") and limits.shutdown.ToMilliseconds() == 0
+
+
+def action(size: int) -> Payload:
+    return Payload(ACTION, b"x" * size)
+
+
+@pytest.mark.swarmd(config=ACTIONS)
+async def test_an_answer_is_never_longer_than_what_clients_take(swarmd: Lab):
+    """Such a one would be refused by the bot's own gRPC, the next time too, until its session had ended."""
+    ids = [await swarmd.submit(payload=action(1 << 20)) for _ in range(4)]
+    largest = await swarmd.submit(payload=action(MAX_PAYLOAD_BYTES))
+    bot = await came(swarmd, capacity=64)
+    for id in (*ids, largest):
+        [lease] = bot.leases
+        assert bot.session.ByteSize() < MOST
+        await swarmd.check_attempts(id, "OFFERED")
+        bot.complete(lease.id)
+        await bot.update()
+    assert not bot.leases
+    for id in (*ids, largest):
+        await swarmd.check_state(id, "COMPLETED")
+
+
+@pytest.mark.swarmd(config=ACTIONS)
+async def test_what_has_no_room_in_an_answer_goes_back_and_to_another_bot(swarmd: Lab):
+    sizes = (100, 100, MAX_PAYLOAD_BYTES, 1 << 20, 100)  # the first two are no sign of what comes
+    ids = await swarmd.client.submit([task(payload=action(size), priority=n) for n, size in enumerate(sizes)])
+    first = await came(swarmd, "w1", capacity=64)
+    assert [len(lease.payload.value) for lease in first.leases] == [100, 100, MAX_PAYLOAD_BYTES]
+    assert first.session.ByteSize() < MOST
+    await first.update()
+    assert len(first.leases) == 3 and first.session.version == "3"
+    await swarmd.check_attempts(ids[3], "DROPPED")
+    second = await came(swarmd, "w2")
+    await swarmd.check_attempts(ids[3], "DROPPED", "OFFERED")
+    for lease in first.leases:
+        first.complete(lease.id)
+    await first.update()
+    assert [len(lease.payload.value) for lease in first.leases] == [100]
+    assert len(second.leases) == 1
+
+
+@pytest.mark.swarmd(config=ACTIONS)
+async def test_a_wake_for_what_has_no_room_is_passed_on(swarmd: Lab):
+    await swarmd.submit_many(2, payload=action(10))
+    busy = await came(swarmd, "w2", capacity=3)
+    idle = await came(swarmd, "w1", capacity=3)
+    assert (len(busy.leases), len(idle.leases)) == (2, 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(busy.update, 15)
+        nursery.start_soon(idle.update, 15)
+        await swarmd.sleep(1)
+        await swarmd.submit_many(2, payload=action(1 << 20))  # both wake the one that has less to do
+        await swarmd.sleep(0.1)
+        assert (len(busy.leases), len(idle.leases)) == (3, 1)
+
+
+@pytest.mark.swarmd(config=ACTIONS)
+async def test_who_is_full_of_what_its_leases_carry_waits_for_their_end(swarmd: Lab):
+    ids = await swarmd.submit_many(2, payload=action(1 << 20))
+    bot = await came(swarmd, capacity=3)
+    with Timed() as took:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bot.update, 15)
+            await swarmd.sleep(2)
+            await swarmd.check_state(ids[1], "PENDING")
+            await swarmd.client.cancel([ids[0]], kill=True)
+    assert took.s == pytest.approx(2, abs=0.01) and not bot.leases
+    await bot.update()
+    await swarmd.check_attempts(ids[1], "OFFERED")
 
 
 @pytest.mark.swarmd(config=ACTIONS)
