@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "noop", "true", "latency", "pending", "blob", "held", "year", "swarming", "prpc", "grpc", "lists")
+NAMES = (
+    "start", "noop", "true", "latency", "pending", "blob", "held", "year", "swarming", "prpc", "grpc", "remoteworkers",
+    "lists",
+)  # fmt: skip
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or NAMES

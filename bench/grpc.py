@@ -7,20 +7,18 @@ trio. `python -m bench.grpc SERVER` runs one of the servers, `python -m bench.gr
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import h2.config
 import h2.connection
 import h2.events
 import trio
 
-from bench.processes import Process, folder
+from bench.processes import Process, folder, parts, tell
 
 LONE, MANY, AT_ONCE, HELD = 1_500, 8_000, 32, 800
 SAY = "/swarmd.tests.Echo/Say"
@@ -29,8 +27,9 @@ SAY = "/swarmd.tests.Echo/Say"
 def main() -> None:
     found = {}
     for server in ("bare", "daemon"):
-        with _server(server) as (process, url):
-            found[server] = _measured(process, url, held=server == "daemon")
+        with serving(server) as (process, url):
+            client = [sys.executable, "-m", "bench.grpc", "calls", url, str(int(server == "daemon"))]
+            found[server] = parts(process, client)
     bare, daemon = found["bare"], found["daemon"]
     for name, what in (("lone", "1 at a time"), ("many", f"{AT_ONCE} in flight on one channel")):
         cpu, limit = daemon[name]["cpu_us"], bare[name]["cpu_us"]
@@ -46,7 +45,8 @@ def main() -> None:
 
 
 @contextmanager
-def _server(name: str) -> Iterator[tuple[Process, str]]:
+def serving(name: str) -> Iterator[tuple[Process, str]]:
+    """One of the servers below, and its URL."""
     with folder() as place:
         process = Process([sys.executable, "-m", "bench.grpc", name], place / "server.log", subprocess.PIPE)
         try:
@@ -57,31 +57,6 @@ def _server(name: str) -> Iterator[tuple[Process, str]]:
             process.popen.wait()
 
 
-def _measured(process: Process, url: str, held: bool) -> dict[str, Any]:
-    client = subprocess.Popen(
-        [sys.executable, "-m", "bench.grpc", "calls", url, str(int(held))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert client.stdin is not None and client.stdout is not None
-    found: dict[str, Any] = {}
-    try:
-        for line in client.stdout:  # a name before each part, its result behind it
-            told = json.loads(line)
-            if isinstance(told, str):
-                cpu, memory = process.cpu_s(), process.memory_mib()
-            else:
-                told["cpu_us"] = (process.cpu_s() - cpu) / told["count"] * 1e6
-                told["kib"] = (process.memory_mib() - memory) * 1024 / told["count"]
-                found[told["name"]] = told
-            client.stdin.write(b"\n")
-            client.stdin.flush()
-    finally:
-        client.kill()
-        client.wait()
-    return found
-
-
 # ------------------------------------------------------------------ the client's process
 
 
@@ -89,10 +64,6 @@ def _calls(url: str, held: bool) -> None:
     import grpc.aio
 
     from tests.api.grpc.echo_pb2 import Text
-
-    def tell(what: Any) -> None:
-        print(json.dumps(what), flush=True)
-        sys.stdin.readline()
 
     async def run() -> None:
         async with grpc.aio.insecure_channel(url.removeprefix("http://")) as channel:

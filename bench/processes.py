@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -102,3 +104,33 @@ def bot(place: Path, url: str, name: str, slots: int) -> Iterator[Process]:
         yield process
     finally:
         process.end()
+
+
+def parts(server: Process, client: list[str]) -> dict[str, Any]:
+    """What a client measures, part by part, each with what it cost the server. It writes the name of each part, and
+    its result behind it, as JSON, and waits for a line after both."""
+    process = subprocess.Popen(client, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    found: dict[str, Any] = {}
+    cpu = memory = 0.0
+    try:
+        for line in process.stdout:
+            told = json.loads(line)
+            if isinstance(told, str):
+                cpu, memory = server.cpu_s(), server.memory_mib()
+            else:
+                told["cpu_us"] = (server.cpu_s() - cpu) / told["count"] * 1e6
+                told["kib"] = (server.memory_mib() - memory) * 1024 / told["count"]
+                found[told["name"]] = told
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+    finally:
+        process.kill()
+        process.wait()
+    return found
+
+
+def tell(what: Any) -> None:
+    """A client of `parts` tells, and waits until it may go on."""
+    print(json.dumps(what), flush=True)
+    sys.stdin.readline()
