@@ -174,6 +174,12 @@ def read_file(path: Path) -> dict[str, Any]:
     return found
 
 
+TABLES = {
+    "swarming": "swarming",
+    "remoteworkers": "remoteworkers",
+}  # whose settings are in a page of their own
+
+
 def expected(key: str) -> str:
     """What the value of a setting is, in words: "a number", "one of text, json"."""
     hint: Any = get_type_hints(Config)[key]
@@ -187,10 +193,11 @@ def expected(key: str) -> str:
 
 def wrong_type(source: str, reason: str) -> ConfigError:
     """The error for a value that msgspec refused with `reason`; `source` is the file that it stands in."""
-    remedy = "docs/operating.md describes each setting"
     said, _, path = reason.rpartition(" - at `$.")
     assert path, reason
     name = path.rstrip("`")
+    page = TABLES.get(re.split(r"[.\[]", name)[0], "operating")
+    remedy = f"docs/{page}.md describes each setting"
     if (unknown := re.search(r"unknown field `(.+)`", said)) is not None:
         return ConfigError(f"{source}: {name} has an unknown key {unknown[1]!r}", remedy, "unknown_key")
     if re.fullmatch(r"\w+(\[[^]]*\])?", name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct, field, structs
 
@@ -15,8 +15,8 @@ class InstanceRules(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The bots that name this instance when they open a session."""
 
     pools: tuple[str, ...] = ("default",)  # whose tasks they take
-    leases: LeaseMode = (
-        "active"  # how a lease is given: as active at once, or as pending until the bot says so
+    leases: str = (
+        "active"  # a `LeaseMode`: as what a lease is given, at once or until the bot says that it is active
     )
     payloads: tuple[str, ...] = (COMMAND,)  # what they understand: "command", type URLs
     # A bot must have all properties of one of these, or it may not come; none: anybody may.
@@ -74,10 +74,15 @@ def _faults_of(where: str, name: str, rules: InstanceRules) -> list[tuple[str, s
     pools = rules.pools
     if not pools or len(set(pools)) != len(pools) or not all(map(_is_value, pools)):
         found.append((f"{where}.pools is {list(pools)}", 'name pools, each once, as in pools = ["default"]'))
+    if rules.leases not in get_args(LeaseMode):
+        found.append((f"{where}.leases is {rules.leases!r}", 'give "active" or "pending"'))
     payloads = rules.payloads
-    if not payloads or not all(map(_is_value, payloads)):
+    if not payloads or not all(_is_value(p) and (p == COMMAND or "/" in p) for p in payloads):
         found.append(
-            (f"{where}.payloads is {list(payloads)}", f'give "{COMMAND}", or type URLs that they take')
+            (
+                f"{where}.payloads is {list(payloads)}",
+                f'give "{COMMAND}", or type URLs that they take, as in "type.googleapis.com/…"',
+            )
         )
     return found
 

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 PROTOCOL = "remoteworkers"
 KEPT = (ACTIVE, COMPLETED)
+MOST_NAMED = 20  # instances, to who named one that there is not
 MAX_LEFT_OUT = 20  # properties that could not be dimensions, as people are shown
+MAX_NUMBER = (
+    1 << 63
+) - 1  # of a version or a capacity; Python has no end, but does not write what is far longer
 RETRY_S = (25.0, 35.0)  # after which a bot that the daemon cannot serve now is told to try again
 
 T = TypeVar("T")
@@ -64,7 +68,10 @@ class Context:
         """Raises `RpcError` for an instance that is not configured."""
         found = self.config.rules(instance)
         if found is None:
-            raise RpcError(Code.INVALID_ARGUMENT, f"Invalid instance name: [{instance}]")
+            known = ", ".join(f"[{name}]" for name in sorted(self.config.instances)[:MOST_NAMED])
+            raise RpcError(
+                Code.INVALID_ARGUMENT, f"Invalid instance name: [{instance[:200]}]; configured: {known}"
+            )
         return found
 
     # ------------------------------------------------------------- sessions
@@ -187,9 +194,12 @@ def illegal(given: BotSession, capacity: int, state: int) -> RpcError:
 def whole(text: str) -> int:
     """The number that a bot sent as a text. Raises `RpcError`, as the bots of this dialect know it."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError as error:
         raise RpcError(Code.INTERNAL, str(error)) from None
+    if abs(number) > MAX_NUMBER:
+        raise RpcError(Code.INTERNAL, f"{text[:40]!r} is above {MAX_NUMBER}")
+    return number
 
 
 def answered(handler: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:

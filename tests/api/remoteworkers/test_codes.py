@@ -30,6 +30,10 @@ async def test_a_bot_without_an_id(swarmd: Lab):
 async def test_an_instance_that_is_not_configured(swarmd: Lab):
     async with refused(Code.INVALID_ARGUMENT, "Invalid instance name: [nope]"):
         await came(swarmd, instance="nope")
+    async with refused(
+        Code.INVALID_ARGUMENT, "Invalid instance name: [nope]; configured: [], [lab], [lab/east]"
+    ):
+        await came(swarmd, instance="nope")
     bot = await came(swarmd)
     bot.session.name = "nope/" + bot.session.name.rpartition("/")[2]
     async with refused(Code.INVALID_ARGUMENT, "Invalid instance name: [nope]"):
@@ -69,6 +73,12 @@ async def test_a_version_that_is_no_number(swarmd: Lab):
     bot.session.version = "1.0.3"
     async with refused(Code.INTERNAL, "invalid literal for int() with base 10: '1.0.3'"):
         await bot.update()
+    for digits, begins in ((20, "'99999999999999999999' is"), (4_300, "'9999"), (5_000, "Exceeds the limit")):
+        bot.session.version = "9" * digits
+        bot.session.leases.add(id="x", state=4)
+        async with refused(Code.INTERNAL, begins):
+            await bot.update()
+        del bot.session.leases[:]
     bot.session.version = " 0 "  # for Python that is a number
     await bot.update()
 

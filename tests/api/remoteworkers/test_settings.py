@@ -64,9 +64,11 @@ def test_an_instance_for_all_that_is_alone_has_its_own_pools():
         ('instances = { "a/" = {} }', "remoteworkers.instances.a/ begins or ends with '/'", "leave it out"),
         ('instances = { "/a" = {} }', "remoteworkers.instances./a begins or ends with '/'", "leave it out"),
         ('instances = { " a" = {} }', "'remoteworkers.instances. a' is no name of an instance", "give at most 200"),
-        ('instances = { x = { leases = "later" } }', "remoteworkers.instances", "docs/operating.md"),
+        ('instances = { x = { payloads = ["Action"] } }', "remoteworkers.instances.x.payloads is ['Action']", "give"),
+        ('instances = { x = { leases = "PENDING" } }', "remoteworkers.instances.x.leases is 'PENDING'", "give"),
+        ("instances = { x = { leases = 1 } }", "remoteworkers.instances[...].leases: Expected", "docs/remote"),
         ("instances = { x = { pool = [] } }", "remoteworkers.instances[...] has an unknown key 'pool'", "docs/"),
-        ("no_such = 1", "remoteworkers has an unknown key 'no_such'", "docs/operating.md"),
+        ("no_such = 1", "remoteworkers has an unknown key 'no_such'", "docs/remoteworkers.md"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(tmp_path, text: str, message: str, remedy: str):

@@ -98,7 +98,7 @@ async def test_a_session_and_a_refusal_on_the_wire(swarmd: Lab):
     error = await in_thread(call, swarmd.url, "CreateBotSession", hello(parent="nope"), 3)
     assert (error.code(), error.details()) == (
         grpc.StatusCode.INVALID_ARGUMENT,
-        "Invalid instance name: [nope]",
+        "Invalid instance name: [nope]; configured: []",
     )
     request = bots_pb2.PostBotEventTempRequest(name="x")
     error = await in_thread(call, swarmd.url, "PostBotEventTemp", request, 3)
