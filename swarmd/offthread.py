@@ -47,8 +47,23 @@ async def in_thread(fn: Callable[..., T], *args: Any) -> T:
     """Runs `fn(*args)` in a worker thread. A cancel takes effect when `fn` is done; its exceptions arrive
     unchanged.
     """
+
+    # An exception that trio itself brings over is in a cycle of references, and with it all that `fn` held: when a
+    # large body was refused, a hundred megabytes would stay until the next search for cycles.
+    failed: list[BaseException] = []
+
+    def run() -> T | None:
+        try:
+            return fn(*args)
+        except BaseException as error:
+            failed.append(error)
+            return None
+
     with _hold.get()():
-        return await trio.to_thread.run_sync(fn, *args)
+        done = await trio.to_thread.run_sync(run)
+    if failed:
+        raise failed.pop()
+    return cast(T, done)
 
 
 async def finished(event: trio.Event) -> None:
