@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-from swarmd.api.routes import MIB, Route, Verb
-from swarmd.api.swarming.prpc.layer import Method
+from swarmd.api.routes import Route, Verb
+from swarmd.api.swarming.prpc.layer import MAX_BODY, Method
 
 TASKS = "swarming.v2.Tasks"
 BOTS = "swarming.v2.Bots"
 SWARMING = "swarming.v2.Swarming"
 DISCOVERY = "discovery.Discovery"
 PREFIXES = ("/prpc/",)
-# Far above what a task needs within its rules; a parser has the interpreter for itself meanwhile, a second for so much.
-MAX_NEW_TASK = 4 * MIB
+
 
 METHODS: tuple[Method, ...] = (
-    Method(TASKS, "NewTask", Verb.SUBMIT, "Makes a task.", MAX_NEW_TASK),
+    Method(TASKS, "NewTask", Verb.SUBMIT, "Makes a task.", MAX_BODY),
     Method(TASKS, "GetRequest", Verb.READ, "What a task was asked to be."),
     Method(TASKS, "GetResult", Verb.READ, "How a task stands."),
     Method(TASKS, "BatchGetResult", Verb.READ, "How up to 1,000 tasks stand."),

@@ -76,8 +76,14 @@ ROUTES: tuple[Route, ...] = (
         "/.well-known/jwks.json", "swarming_jwks", "The keys that ID tokens are signed with.", Verb.OPEN, JSON
     ),
     Route(
-        method="GET", path="/task", handler="swarming_task_link", about="How a task stands: a link leads here.",
-        verb=Verb.READ, produces=TEXT, any_query=True, hot=True,
+        method="GET",
+        path="/task",
+        handler="swarming_task_link",
+        about="How a task stands: a link leads here.",
+        verb=Verb.READ,
+        produces=TEXT,
+        any_query=True,
+        hot=True,
     ),
     _post("rbe/session/create", "swarming_rbe_create", wire.RbeCreateCall, "A session for leases."),
     _post("rbe/session/update", "swarming_rbe_update", wire.RbeUpdateCall, "A bot asks for a lease.", HELD_S),

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 from google.protobuf import any_pb2, json_format, text_format
 from google.protobuf.message import DecodeError, Message
 
+from swarmd.api.swarming.prpc.counting import MAX_FIELDS, has_too_many_fields
 from swarmd.api.swarming.prpc.negotiation import Encoding
 
+COUNTED_ABOVE = 256 << 10  # bytes of a message; what fewer can become is bounded by themselves
 JSON_PREFIX = b")]}'\n"  # so that no page can read an answer by including it as a script
 
 M = TypeVar("M", bound=Message)
@@ -22,6 +24,8 @@ def decoded(type: type[M], data: bytes, encoding: Encoding) -> M:
     """Raises `BadMessage`."""
     try:
         if encoding is Encoding.BINARY:
+            if len(data) > COUNTED_ABOVE and has_too_many_fields(data, type.DESCRIPTOR):
+                raise BadMessage(f"it has more than {MAX_FIELDS} fields")
             return type.FromString(data)
         text = data.decode("utf-8")
         message = type()

@@ -33,7 +33,8 @@ MAX_BODY = 64 * MIB  # what the protocol grants a request, before and after deco
 # What all but the largest requests are far below. 60 MiB of empty strings, which are 60 KiB when compressed, would take
 # 3 GiB of memory and stop the daemon for ten seconds.
 USUAL_BODY = MIB
-MAX_TEXT_BODY = MIB  # its parser takes half a second for so much
+# The parsers of these are slow, and let nobody else run while they look for the end of a number or a text.
+MAX_OF_ENCODING = {Encoding.BINARY: MAX_BODY, Encoding.JSON: 4 * MIB, Encoding.TEXT: MIB}
 
 RpcHandler = Callable[[Call, Any], Awaitable[Any]]
 
@@ -129,7 +130,7 @@ class Layer:
 
     async def _answer(self, method: Method, call: Call, wishes: Wishes, encoding: Encoding) -> Reply:
         bound = self.binding(method)
-        limit = min(method.limit, MAX_TEXT_BODY) if wishes.body is Encoding.TEXT else method.limit
+        limit = min(method.limit, MAX_OF_ENCODING[wishes.body])
         request = await self._request(bound.request, call, wishes, limit)
         answer = await bound.handler(call, request)
         assert isinstance(answer, bound.answer), f"{call.route.path} gave {type(answer).__name__}"

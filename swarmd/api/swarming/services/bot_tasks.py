@@ -92,9 +92,7 @@ def _wanted(request: bots_pb2.BotTasksRequest) -> BotFilter:
     found = filters.of_state(request.state)
     if request.state in NEVER_RAN:
         name = common_pb2.StateQuery.Name(request.state)
-        raise RpcError(
-            Code.INVALID_ARGUMENT, f"state {name}: such a task ran on no bot; give QUERY_ALL"
-        )
+        raise RpcError(Code.INVALID_ARGUMENT, f"state {name}: such a task ran on no bot; give QUERY_ALL")
     sort = SORTS.get(request.sort)
     if sort is None or (sort != "created" and request.state != ALL):
         raise RpcError(

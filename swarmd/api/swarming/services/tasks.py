@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 import trio
 
 from swarmd import __version__
+from swarmd.api.aside import Aside
 from swarmd.api.calls import Call, Caller
 from swarmd.api.rpc import Code, RpcError
 from swarmd.api.swarming import tables
@@ -42,29 +42,39 @@ class TaskMethods:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._daemon: Daemon = context.daemon
+        self._aside = Aside()
 
     # ------------------------------------------------------------- making
 
     async def new_task(
         self, call: Call, request: tasks_pb2.NewTaskRequest
     ) -> tasks_pb2.TaskRequestMetadataResponse:
-        check = partial(
-            checked, request, caller=identity(call.caller), pool_realm=self._context.realm_of,
-            cipd=self._context.config.cipd,
-        )  # fmt: skip
+        caller = identity(call.caller)
         if request.evaluate_only:
-            return tasks_pb2.TaskRequestMetadataResponse(
-                request=check(parent=await self._parent(request.parent_task_id)).record
-            )
+            made, _ = await self._checked(request, caller)
+            return tasks_pb2.TaskRequestMetadataResponse(request=made.record)
         self._daemon.check_space()
         if not request.request_uuid:
-            return await self._make(check(parent=await self._parent(request.parent_task_id)), None)
+            return await self._make(*await self._checked(request, caller), None)
         key = (call.caller.name, UUID + request.request_uuid)
         async with reserved(self._daemon, ("request", *key)):
             earlier = await self._daemon.earlier_answer(key)
             if earlier is not None:
                 return await self._metadata(OpId(msgspec.json.decode(earlier[1], type=int)))
-            return await self._make(check(parent=await self._parent(request.parent_task_id)), key)
+            return await self._make(*await self._checked(request, caller), key)
+
+    async def _checked(self, request: tasks_pb2.NewTaskRequest, caller: str) -> tuple[Checked, bytes]:
+        """What was asked for, and what the file keeps of it. Raises `RpcError`."""
+        parent = await self._parent(request.parent_task_id)
+
+        def look() -> tuple[Checked, bytes]:
+            made = checked(
+                request, caller=caller, pool_realm=self._context.realm_of, parent=parent,
+                cipd=self._context.config.cipd,
+            )  # fmt: skip
+            return made, _kept(made.record)
+
+        return await self._aside(request.ByteSize(), look)
 
     async def _parent(self, text: str) -> Parent | None:
         """Raises `RpcError` for a parent that has ended, and one that cannot have children."""
@@ -79,10 +89,9 @@ class TaskMethods:
         return Parent(run.op.id, user_of(run.op))
 
     async def _make(
-        self, made: Checked, key: tuple[str, str] | None
+        self, made: Checked, kept: bytes, key: tuple[str, str] | None
     ) -> tasks_pb2.TaskRequestMetadataResponse:
         slice, spec, known = await self._same(made)
-        kept = _kept(made.record)
         with self._daemon.step() as (engine, now):
             [one] = engine.submit(now, [spec], known=known)
             if key is not None:
@@ -94,7 +103,7 @@ class TaskMethods:
             await self._daemon.settled()
         if one.state not in (TaskState.PENDING, TaskState.BLOCKED):
             return await self._metadata(one.id)
-        return _fresh(made.record, one.id, walls[-1])
+        return await self._aside(len(kept), _fresh, made.record, one.id, walls[-1])
 
     async def _same(self, made: Checked) -> tuple[int, TaskSpec, Known]:
         """The slice that a finished task has run already, and what is to be submitted.

@@ -16,7 +16,7 @@ from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.proto import prpc_pb2, server_pb2, tasks_pb2
 from swarmd.api.swarming.prpc.codec import encoded
 from swarmd.api.swarming.prpc.errors import STATUS
-from swarmd.api.swarming.prpc.layer import MAX_BODY, MAX_TEXT_BODY, USUAL_BODY
+from swarmd.api.swarming.prpc.layer import MAX_BODY, MAX_OF_ENCODING, USUAL_BODY
 from swarmd.api.swarming.prpc.negotiation import Encoding
 from swarmd.core.errors import Busy, Conflict, NotYours, Refused, Unknown
 from swarmd.daemon.daemon import NoSpace, Stopping
@@ -255,14 +255,15 @@ async def test_a_bomb_is_not_inflated_beyond_the_limit_of_its_method(autojump_cl
         assert str(USUAL_BODY) in fault(answer, 3, 413)
 
 
-async def test_text_is_taken_up_to_a_limit_of_its_own(monkeypatch, autojump_clock):
-    """Its parser is slow."""
+@pytest.mark.parametrize("encoding", [Encoding.JSON, Encoding.TEXT])
+async def test_slow_encodings_are_taken_up_to_limits_of_their_own(encoding, monkeypatch, autojump_clock):
+    limit = MAX_OF_ENCODING[encoding]
     async with serving(monkeypatch, Echo(), "GetStdout") as daemon:
-        long = b"# " + b"x" * MAX_TEXT_BODY
-        kind = ("Content-Type", Encoding.TEXT.value)
-        assert str(MAX_TEXT_BODY) in fault(await call(daemon.url, STDOUT, long, kind), 3, 413)
+        long = b'{"taskId": "' + b"x" * limit + b'"}'
+        kind = ("Content-Type", encoding.value)
+        assert str(limit) in fault(await call(daemon.url, STDOUT, long, kind), 3, 413)
         zipped = await call(daemon.url, STDOUT, gzip.compress(long), kind, GZIPPED)
-        assert str(MAX_TEXT_BODY) in fault(zipped, 3, 413)
+        assert str(limit) in fault(zipped, 3, 413)
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(autojump_clock):
