@@ -3,16 +3,20 @@
 The work of LOOKAHEAD_S is kept at hand, so that slots do not wait for round trips, each of which costs the daemon a
 commit. What a task takes is estimated by a moving average of the wall times of those that ended: each counts for WEIGHT
 of it, but a task longer than the lookahead replaces it, because holding on to others behind that one keeps them from
-idle bots. The average begins at LOOKAHEAD_S, so about 20 short tasks pass before the most is held.
+idle bots. The average begins at LOOKAHEAD_S: as many again as slots are held, and about 20 short tasks pass before the
+most is.
+
+Nothing waits in a bot for longer than GIVE_BACK_S, and nothing is taken that is expected to: behind tasks that take
+that long a round trip is cheap, and another bot may be idle.
 """
 
 from __future__ import annotations
 
-import math
-
 LOOKAHEAD_S = 0.25  # of work in the queue of a bot
 MAX_PREFETCH = 128  # offers beyond the slots; a bot with more slots holds as many again
-GIVE_BACK_S = 0.5  # what waited this long in the bot, and is more than `slots`, is given back
+GIVE_BACK_S = (
+    0.5  # what waited this long in the bot is given back; a slot busy for this long with one task is stuck
+)
 GATHER_S = 0.025  # while enough is queued, what ended is reported this often
 WEIGHT = 0.25
 
@@ -21,7 +25,6 @@ class Lookahead:
     """The estimate, and what follows from it."""
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
         self._most = max(slots, MAX_PREFETCH)
         self.task_s = LOOKAHEAD_S
 
@@ -37,9 +40,11 @@ class Lookahead:
         self.task_s = max(self.task_s, GIVE_BACK_S)
 
     def prefetch(self, moving: int) -> int:
-        """Offers to hold beyond the slots, at least as many as slots, at most MAX_PREFETCH.
+        """Offers to hold beyond the slots: as many as will find a slot within LOOKAHEAD_S, at most MAX_PREFETCH.
 
-        `moving` is the number of slots that are free or have been busy with one task for less than GIVE_BACK_S: from
-        the others nothing can be foretold.
+        `moving` is the number of slots that are free or have been busy with one task for less than GIVE_BACK_S: of
+        the others, which are stuck, nothing can be foretold.
         """
-        return min(self._most, max(self._slots, math.ceil(LOOKAHEAD_S * moving / max(self.task_s, 1e-6))))
+        if self.task_s >= GIVE_BACK_S:
+            return 0
+        return min(self._most, round(LOOKAHEAD_S * moving / max(self.task_s, 1e-6)))

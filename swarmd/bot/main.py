@@ -26,6 +26,7 @@ from swarmd.bot import events
 from swarmd.bot.attempt import BY_A_PERSON, Attempts, Surroundings
 from swarmd.bot.cache import Cache
 from swarmd.bot.folders import Folders
+from swarmd.bot.lookahead import GIVE_BACK_S
 from swarmd.bot.machine import machine_dimensions, parse_dimension
 from swarmd.bot.process import PosixRunner, Runner
 from swarmd.bot.reexec import own_command, replace_bot
@@ -107,7 +108,7 @@ class Bot:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.outputs.run)
-                nursery.start_soon(self._give_back_excess)
+                nursery.start_soon(self._look_ahead)
                 nursery.start_soon(self._tell_what_is_waited_for)
                 for _ in range(self.config.slots):
                     nursery.start_soon(self._work_slot)
@@ -164,11 +165,15 @@ class Bot:
             )
             await trio.sleep(TELL_S)
 
-    async def _give_back_excess(self) -> None:
+    async def _look_ahead(self) -> None:
         while True:
-            await self.slots.until_overdue()
-            self.slots.give_back_excess()
-            self.talk.news()
+            await self.slots.until_stuck()
+            if self.talk.is_cut_off:  # nobody could be given what is queued here
+                await trio.sleep(GIVE_BACK_S)
+                continue
+            self.slots.look_ahead_again()
+            if self.slots.changed:
+                self.talk.news()
 
     async def _work_slot(self) -> None:
         slots = self.slots

@@ -256,6 +256,7 @@ class Conversation:
         if not held_s and room > 0 and len(pieces) < MAX_PIECES:
             pieces += self.outputs.pieces(room)
         kept_back = list(slots.reports)[len(finished) :]
+        slots.asked = slots.free(len(kept_back))
         slots.changed = False
         self._seq += 1
         request = SyncRequest(
@@ -265,7 +266,7 @@ class Conversation:
             queued=list(slots.queued),
             finished=finished,
             output=pieces,
-            free=slots.free(len(kept_back)),
+            free=slots.asked,
             wait_s=held_s,
         )
         return Said(

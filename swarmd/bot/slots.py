@@ -6,8 +6,10 @@ nowhere from then on, and the daemon puts it back into its queue.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 import trio
 
@@ -53,12 +55,14 @@ class Slots:
         assert 1 <= slots <= MAX_SLOTS
         self.slots = slots
         self._clock = clock
+        self._looked_at = -math.inf
         self._lookahead = Lookahead(slots)
-        self._excess = trio.Event()  # set while more is queued than there are slots
+        self._busier = trio.Event()  # something was queued or got a slot
         self.queued: dict[str, Held] = {}
         self.running: dict[str, Held] = {}
         self.reports: dict[str, Report] = {}  # not acknowledged yet, oldest first
         self.takes = True
+        self.asked = 0  # how many more offers the last request said that fit
         self.has_all = False  # the daemon had fewer offers than fitted when it was asked last
         self.changed = True  # something differs from what the last request said
         self._ready: deque[Held] = deque()
@@ -90,8 +94,8 @@ class Slots:
         return queued > self.slots and (self.has_all or 2 * queued >= self._prefetch())
 
     def _prefetch(self) -> int:
-        stuck_since = self._clock() - GIVE_BACK_S
-        stuck = sum(held.since < stuck_since for held in self.running.values())
+        now = self._clock()
+        stuck = sum(held.since + GIVE_BACK_S <= now for held in self.running.values())
         return self._lookahead.prefetch(self.slots - stuck)
 
     def take(self, held: Held) -> None:
@@ -99,9 +103,8 @@ class Slots:
         assert self.takes and not self.holds(held.attempt)
         held.since = self._clock()
         self.queued[held.attempt] = held
+        self._busier.set()
         self.fill()
-        if len(self.queued) > self.slots:
-            self._excess.set()
 
     def fill(self) -> None:
         """Lets what is queued start, oldest first, as far as slots are free."""
@@ -140,23 +143,39 @@ class Slots:
         self._lookahead.ended(0.0)
         self.report(Report(FinishedAttempt(attempt=attempt, ok=True)))
 
-    async def until_overdue(self) -> None:
-        """Waits until something that is more than `slots` has been queued for GIVE_BACK_S."""
+    async def until_stuck(self) -> None:
+        """Waits until something has been queued, or a slot has been busy with one task, for GIVE_BACK_S."""
         while True:
-            if len(self.queued) <= self.slots:
-                self._excess = trio.Event()
-                await self._excess.wait()
-            oldest = next(iter(self.queued.values()), None)
-            overdue_at = self._clock() if oldest is None else oldest.since + GIVE_BACK_S
-            if overdue_at <= self._clock() and len(self.queued) > self.slots:
+            self._busier = trio.Event()
+            due_at = self._stuck_at()
+            if due_at <= self._clock():
                 return
-            await trio.sleep(max(0.0, overdue_at - self._clock()))
+            if due_at == math.inf:
+                await self._busier.wait()
+            else:  # what comes meanwhile is due later
+                await trio.sleep_until(due_at)
 
-    def give_back_excess(self) -> None:
-        """Slots are busier than was foreseen: forgets the newest of what did not start, down to as many as slots."""
-        self._lookahead.waited()
-        for attempt in list(self.queued)[self.slots :]:
+    def _stuck_at(self) -> float:
+        """The next moment at which something will have been queued, or a slot busy, for GIVE_BACK_S; a slot that was
+        seen to be so does not count again. Both books are in order of age."""
+        moments = [held.since + GIVE_BACK_S for held in islice(self.queued.values(), 1)]
+        for held in self.running.values():
+            if held.since + GIVE_BACK_S > self._looked_at:
+                moments.append(held.since + GIVE_BACK_S)
+                break
+        return min(moments, default=math.inf)
+
+    def look_ahead_again(self) -> None:
+        """Slots may be busier than was foreseen: forgets what has waited for GIVE_BACK_S, and the newest of what is
+        not expected to start soon any more; sees whether less fits than the daemon was told."""
+        self._looked_at = self._clock()
+        oldest = next(iter(self.queued.values()), None)
+        if oldest is not None and oldest.since + GIVE_BACK_S <= self._looked_at:
+            self._lookahead.waited()
+        for attempt in list(self.queued)[self._prefetch() :]:
             del self.queued[attempt]
+            self.changed = True
+        if self.free(0) < self.asked:
             self.changed = True
 
     def give_back(self) -> None:

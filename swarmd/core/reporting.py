@@ -149,10 +149,10 @@ class Reporting(Ending):
     ) -> list[AttemptId]:
         """Compares what a bot says it holds, the whole truth, with what we think.
 
-        Named in `running`: accepted. Named in `queued`: received. Accepted and named nowhere: lost. Offered,
-        `judged` (the
-        bot must have seen the offer) and named nowhere: declined. Returns those named that this session does
-        not hold.
+        Named in `running`: accepted. Named in `queued`: received. Accepted and named nowhere: lost. Received and
+        named nowhere: given back, which counts against nothing, because its slots were busier than it thought.
+        Offered, `judged` (the bot must have seen the offer) and named nowhere: declined. Returns those named that
+        this session does not hold.
         """
         session = self.session_named(session_id)
         named = set(running)
@@ -171,7 +171,9 @@ class Reporting(Ending):
                     continue  # a child of one that was lost before it in this loop
                 if attempt.state is AttemptState.RUNNING:
                     self.lose(now, attempt, "its bot no longer knows it")
-                elif attempt.queued or judged(attempt):
+                elif attempt.queued:
+                    self.drop(now, attempt, "given back by its bot", counted=False)
+                elif judged(attempt):
                     self.drop(now, attempt, "declined by its bot")
             return sorted(id for id in named if id not in session.attempts)
         return []

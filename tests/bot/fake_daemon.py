@@ -50,7 +50,11 @@ class Call:
 
 @dataclass
 class FakeDaemon:
-    """Offers `pending` in order; keeps what it is told. Asserts the rules that every bot must follow."""
+    """Offers `pending` in order; keeps what it is told. Asserts the rules that every bot must follow.
+
+    What the bot gives back is offered again, as the same attempt so that stories can name it. Others may take it
+    meanwhile (`others_take`).
+    """
 
     pending: list[Offer] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
@@ -137,8 +141,11 @@ class FakeDaemon:
         self.session = f"s{len(self.opened)}"
         self._seq, self._answers, self._bodies, self._offered_in = 0, {}, {}, {}
         for attempt in [a for a in self.held if a not in request.keeps]:
-            (self.lost_attempts if attempt in self.accepted else self.declined).append(attempt)
-            del self.held[attempt]
+            if attempt in self.accepted:
+                self.lost_attempts.append(attempt)
+                del self.held[attempt]
+            else:
+                self._put_back(attempt)
         gone = [a for a in request.keeps if a in self.not_yours]
         return SessionAnswer(session=self.session, deadline_s=60.0, lost=gone)
 
@@ -189,9 +196,17 @@ class FakeDaemon:
                 self.lost_attempts.append(attempt)
                 del self.held[attempt]
             elif self._offered_in.get(attempt, 0) <= seen:
-                self.declined.append(attempt)
-                del self.held[attempt]
+                self._put_back(attempt)
         self.wake()
+
+    def _put_back(self, attempt: str) -> None:
+        self.declined.append(attempt)
+        self.pending = sorted([*self.pending, self.held.pop(attempt)], key=lambda offer: offer.attempt)
+
+    def others_take(self, attempts: Iterable[str]) -> None:
+        """Other bots take these, as far as they are pending."""
+        taken = set(attempts)
+        self.pending = [offer for offer in self.pending if offer.attempt not in taken]
 
     async def _hold(self, session: str, request: SyncRequest) -> None:
         until = trio.current_time() + request.wait_s

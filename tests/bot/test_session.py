@@ -37,13 +37,16 @@ async def test_a_task_is_run_and_its_end_reported(lab, autojump_clock):
     assert lab.daemon.lost_attempts == lab.daemon.declined == []
 
 
-async def test_the_bot_takes_as_many_again_as_it_has_slots(lab, autojump_clock):
+async def test_a_new_bot_takes_as_many_again_as_it_has_slots_and_gives_them_back(lab, autojump_clock):
     tasks = [lab.daemon.add(commands=LONG) for _ in range(9)]
     await lab.start_bot(slots=3)
-    await trio.sleep(1)
+    await trio.sleep(0.1)
     last = lab.daemon.calls[-1].request
     assert lab.daemon.calls[0].request.free == 6
     assert (last.running, last.queued, last.free) == (tasks[:3], tasks[3:6], 0)
+    await trio.sleep(0.9)
+    last = lab.daemon.calls[-1].request
+    assert (last.running, last.queued, last.free) == (tasks[:3], [], 0)
     await lab.daemon.until(lambda: len(lab.daemon.finished) == 9)
     assert sorted(lab.daemon.finished) == tasks
 
@@ -116,21 +119,23 @@ async def test_tasks_go_on_while_the_daemon_is_away(lab, autojump_clock):
     lab.daemon.wake()
     await trio.sleep(120)
     assert not lab.daemon.finished and not lab.runner.running
+    assert len(lab.runner.starts) == 2, "nobody could be given the second one: it is kept and run"
     lab.daemon.is_away = False
     await lab.daemon.until(lambda: len(lab.daemon.finished) == 2, within_s=20)
     assert list(lab.daemon.finished) == tasks and len(lab.daemon.opened) == 1
+    assert lab.daemon.declined == []
 
 
 async def test_a_forgotten_session_is_opened_anew_with_what_is_held(lab, autojump_clock):
     tasks = [lab.daemon.add(commands=LONG) for _ in range(2)]
     await lab.start_bot(slots=1)
-    await trio.sleep(1)
+    await trio.sleep(0.1)
     lab.daemon.forget_session()
     await lab.daemon.until(lambda: len(lab.daemon.finished) == 2)
     first, second = lab.daemon.opened
     assert (first.keeps, second.keeps) == ([], tasks)
     assert first.session_key != second.session_key and first.bot_key == second.bot_key
-    assert lab.daemon.lost_attempts == lab.daemon.declined == []
+    assert (lab.daemon.lost_attempts, lab.daemon.declined) == ([], tasks[1:])
 
 
 async def test_a_report_that_was_not_acknowledged_is_made_in_the_next_session(lab, autojump_clock):
@@ -149,7 +154,7 @@ async def test_a_report_that_was_not_acknowledged_is_made_in_the_next_session(la
 async def test_what_the_daemon_gave_up_is_killed_and_not_reported(lab, autojump_clock):
     tasks = [lab.daemon.add(commands=ENDLESS), lab.daemon.add(commands=LONG)]
     await lab.start_bot(slots=1)
-    await trio.sleep(1)
+    await trio.sleep(0.1)
     lab.daemon.not_yours = [tasks[0]]
     lab.daemon.forget_session()
     await lab.daemon.until(lambda: tasks[1] in lab.daemon.finished)
@@ -200,7 +205,7 @@ async def test_an_order_that_is_repeated_does_not_make_the_bot_spin(lab, autojum
 async def test_a_stop_order_for_a_queued_attempt_ends_it_unstarted(lab, autojump_clock):
     running, queued = lab.daemon.add(commands=LONG), lab.daemon.add(commands=LONG)
     await lab.start_bot(slots=1)
-    await trio.sleep(1)
+    await trio.sleep(0.1)
     lab.daemon.order("stop", queued)
     await lab.daemon.until(lambda: queued in lab.daemon.finished)
     assert lab.daemon.finished[queued].canceled
@@ -210,9 +215,9 @@ async def test_a_stop_order_for_a_queued_attempt_ends_it_unstarted(lab, autojump
 async def test_drain_gives_back_what_is_queued_and_ends_when_it_is_taken_back(lab, autojump_clock):
     running, queued = lab.daemon.add(commands=LONG), lab.daemon.add(commands=LONG)
     await lab.start_bot(slots=1)
-    await trio.sleep(1)
+    await trio.sleep(0.1)
     lab.daemon.order("drain")
-    await lab.daemon.until(lambda: queued in lab.daemon.declined)
+    await lab.daemon.until(lambda: queued in lab.daemon.declined, within_s=0.1)
     assert lab.daemon.calls[-1].request.free == 0
     later = lab.daemon.add(commands=TRUE)
     await trio.sleep(100)
