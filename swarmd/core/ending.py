@@ -67,7 +67,8 @@ class Ending(Placing):
         self.touch_attempt(attempt)
 
     def drop(self, now: float, attempt: Attempt, reason: str, counted: bool = True) -> None:
-        """An offer was never started: the task returns to the queue, at most `max_drops` times."""
+        """An offer was never started: the task returns to the queue, at most `max_drops` times. It has the expiration
+        left that it had when it was offered, but what passed while it was queued in a bot has passed."""
         task = self.tasks[attempt.task]
         self.step_attempt(now, attempt, AttemptState.DROPPED, Outcome(ok=False, reason=reason))
         self.emit(
@@ -85,8 +86,12 @@ class Ending(Placing):
             self.finish_task(
                 now, task, TaskState.BOT_DIED, Outcome(ok=False, died=True, reason=sentence), attempt
             )
-        else:
+        elif not attempt.queued:
             self.enqueue(now, task, now + attempt.remaining_s)
+        elif now < attempt.expires_at:
+            self.enqueue(now, task, attempt.expires_at)
+        else:
+            self.slice_over(now, task)
 
     def lose(self, now: float, attempt: Attempt, reason: str, counted: bool = True) -> None:
         """An accepted attempt's bot is gone or no longer knows it. Not `counted`: it is tried again in any case."""
@@ -151,6 +156,12 @@ class Ending(Placing):
         return True
 
     # ------------------------------------------------------------- tasks
+
+    def slice_over(self, now: float, task: Task) -> None:
+        """Nobody has started it within the expiration of its slice: it goes on to the next one, or is EXPIRED."""
+        if not self.next_slice(now, task, 0.0):
+            reason = f"no bot started it within {sum(s.expiration_s for s in task.plan.slices):g} s"
+            self.finish_task(now, task, TaskState.EXPIRED, Outcome(ok=False, reason=reason))
 
     def finish_task(
         self, now: float, task: Task, state: TaskState, outcome: Outcome, attempt: Attempt | None = None

@@ -71,9 +71,8 @@ class Engine(Explaining):
     def _task_due(self, now: float, task: Task) -> None:
         if task.queued is None:
             self.start_slice(now, task)  # the retry wait is over
-        elif not self.next_slice(now, task, 0.0):
-            reason = f"no bot took it within {sum(s.expiration_s for s in task.plan.slices):g} s"
-            self.finish_task(now, task, TaskState.EXPIRED, Outcome(ok=False, reason=reason))
+        else:
+            self.slice_over(now, task)
 
     def _pass_over(self, now: float) -> None:
         self.impatience_due = False

@@ -389,6 +389,11 @@ class Attempt:
         self.outcome: Outcome | None = None
         self.outcome_at = 0.0
 
+    @property
+    def expires_at(self) -> float:
+        """When the expiration of its task's slice ends, if it is not started before."""
+        return self.offered_at + self.remaining_s
+
 
 class Session:
     """One connection episode of a bot."""

@@ -116,11 +116,13 @@ class Reporting(Ending):
             self.moved.add(session.id)
 
     def received(self, attempt: Attempt) -> None:
-        """The bot says that it has it and has not started it yet: it waits there for as long as the bot likes. Twice
-        is one effect."""
+        """The bot says that it has it and has not started it yet: it may wait there until its task expires. Twice is
+        one effect."""
         if not attempt.queued and attempt.state is AttemptState.OFFERED:
             attempt.queued = True
-            attempt.accept_due_at = NEVER
+            if attempt.expires_at < attempt.accept_due_at:
+                self.moved.add(attempt.session)
+            attempt.accept_due_at = attempt.expires_at
             self.touch_attempt(attempt)
 
     def attempt_tells(self, now: float, attempt: Attempt, kind: str, message: str) -> None:
@@ -268,6 +270,9 @@ class Reporting(Ending):
                     self.conclude(
                         now, attempt, Outcome(ok=False, reason="its bot did not report the end of the stop")
                     )
+            elif attempt.accept_due_at <= now and attempt.queued:
+                self.drop(now, attempt, "its bot had not started it when its time was over", counted=False)
+                self.wake_session(session)  # to be told that it is not its own any more
             elif attempt.accept_due_at <= now:
                 self.drop(now, attempt, f"not started within {now - attempt.offered_at:g} s")
             elif attempt.limit_due_at <= now:

@@ -85,7 +85,7 @@ def _load(conn: sqlite3.Connection, engine: Engine, clock: Clock, now: float, wa
     _load_graphs(conn, engine)
     _load_sessions(conn, engine, now)
     _load_ops(conn, engine, _load_tasks(conn, engine))
-    _load_attempts(conn, engine, down_s)
+    _load_attempts(conn, engine, now, down_s)
     engine.loaded(now)
 
 
@@ -221,7 +221,7 @@ def _op(row: tuple[int, int, int, int | None, int | None]) -> tuple[Op, OpId | N
     return op, None if parent is None else OpId(parent)
 
 
-def _load_attempts(conn: sqlite3.Connection, engine: Engine, down_s: float) -> None:
+def _load_attempts(conn: sqlite3.Connection, engine: Engine, now: float, down_s: float) -> None:
     rows = conn.execute("""
         SELECT a.id, a.task, a.number, a.bot, a.session, a.offer_key, a.state, a.offered_at, a.started_at,
             a.accept_due_at, a.limit_due_at, a.queued, a.stop_reason, a.stop_since_at, a.stop_due_at, a.stop_grace_s,
@@ -255,4 +255,8 @@ def _load_attempts(conn: sqlite3.Connection, engine: Engine, down_s: float) -> N
         if streams != "{}":
             attempt.streams = {n: Stream(*s) for n, s in _streams.decode(streams).items()}
         attempt.merged_end, attempt.remaining_s = merged_end, remaining_s
+        if attempt.queued and attempt.state is AttemptState.OFFERED:
+            # Expirations count the downtime, but its bot may have started it meanwhile: it has time to say so.
+            heard_at = min(attempt.expires_at + down_s, now + engine.settings.accept_s)
+            attempt.accept_due_at = max(attempt.expires_at, heard_at)
         engine.load_attempt(attempt)

@@ -22,7 +22,7 @@ def test_nobody_takes_it_in_time() -> None:
     world.pass_time(9.999)
     assert world.state(task) is TaskState.PENDING
     world.pass_time(0.001)
-    assert world.final(task) == (TaskState.EXPIRED, False, "no bot took it within 10 s")
+    assert world.final(task) == (TaskState.EXPIRED, False, "no bot started it within 10 s")
 
 
 @pytest.mark.parametrize(("carry", "second_due"), [(False, START + 30.0), (True, START + 30.0)])
@@ -33,7 +33,7 @@ def test_each_slice_has_its_own_expiration(carry: bool, second_due: float) -> No
     world.pass_time(10.0)
     assert (world.task(op).slice, world.task(op).due_at) == (1, second_due)
     world.pass_time(20.0)
-    assert world.reason(op) == "no bot took it within 30 s"
+    assert world.reason(op) == "no bot started it within 30 s"
 
 
 @pytest.mark.parametrize(

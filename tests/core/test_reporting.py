@@ -6,6 +6,7 @@ import pytest
 
 from swarmd.core.errors import Unknown
 from swarmd.core.model import AttemptState, Share, TaskState
+from swarmd.core.submitting import SliceSpec
 
 from .builders import OK, World
 
@@ -88,13 +89,115 @@ def test_the_time_of_an_offer_goes_on_after_a_restart() -> None:
 
 def test_a_bot_that_queues_says_so_and_may_take_its_time() -> None:
     world = World(session_deadline_s=1e6)
-    op = world.submit()
+    op = world.submit(expiration_s=3_601.0)
     bot = world.bot()
     (attempt,) = bot.poll()
     bot.holds(queued=[attempt])
     world.pass_time(3_600.0)
     assert world.task(op).attempt is attempt and world.state(op) is TaskState.PENDING
     bot.holds(running=[attempt])
+    assert world.state(op) is TaskState.RUNNING
+
+
+def test_a_task_expires_in_time_while_it_is_queued_in_a_bot() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit(expiration_s=100.0)
+    bot = world.bot()
+    world.pass_time(40.0)
+    (attempt,) = bot.poll()
+    world.pass_time(10.0)
+    bot.holds(queued=[attempt])
+    world.pass_time(49.9)
+    assert world.task(op).attempt is attempt
+    world.pass_time(0.1)
+    assert world.final(op) == (TaskState.EXPIRED, False, "no bot started it within 100 s")
+    assert attempt.state is AttemptState.DROPPED and attempt.outcome is not None
+    assert attempt.outcome.reason == "its bot had not started it when its time was over"
+    assert bot.woken(), "its held call can tell it"
+    assert bot.holds(running=[attempt]) == [attempt.id], "started at that moment: not its own any more"
+
+
+def test_an_offer_whose_time_is_over_before_it_was_received_expires_when_it_is() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit(expiration_s=10.0)
+    bot = world.bot()
+    world.pass_time(9.0)
+    (attempt,) = bot.poll()
+    world.pass_time(5.0)
+    assert world.task(op).attempt is attempt, "it may be on its way, or running: it has `accept_s`"
+    bot.holds(queued=[attempt])
+    assert bot.session in world.engine.moved, "the session's deadline is an earlier one now"
+    world.pass_time(0.0)
+    assert world.state(op) is TaskState.EXPIRED
+
+
+def test_a_slice_that_is_over_while_it_is_queued_in_a_bot_gives_way_to_the_next() -> None:
+    world = World(session_deadline_s=1e6)
+    slices = [SliceSpec({"os": ["linux"]}, 10.0), SliceSpec({"gpu": ["c"]}, 20.0)]
+    op = world.submit(slices=slices)
+    bot, other = world.bot(os="linux"), world.bot("g", gpu="c")
+    (attempt,) = bot.poll()
+    bot.holds(queued=[attempt])
+    world.pass_time(10.0)
+    assert (world.state(op), world.task(op).slice, bot.attempts) == (TaskState.PENDING, 1, [])
+    (second,) = other.poll()
+    other.holds(queued=[second])
+    world.pass_time(20.0)
+    assert world.state(op) is TaskState.EXPIRED
+
+
+def test_the_expiration_goes_on_while_bots_take_a_task_and_give_it_back() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit(expiration_s=100.0)
+    bot = world.bot()
+    for _ in range(9):
+        (attempt,) = bot.poll()
+        bot.holds(queued=[attempt])
+        world.pass_time(11.0)
+        bot.holds()
+    assert world.task(op).due_at == pytest.approx(world.now + 1.0)
+    world.pass_time(1.0)
+    assert world.state(op) is TaskState.EXPIRED
+
+
+def test_what_is_given_back_after_its_time_is_not_offered_again() -> None:
+    world = World(session_deadline_s=1e6, accept_s=30.0)
+    op = world.submit(expiration_s=10.0)
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    bot.holds(queued=[attempt])
+    world.restart(down_s=60.0)
+    assert world.task(op).attempt is not None, "it may have been started meanwhile"
+    bot.holds()
+    assert world.state(op) is TaskState.EXPIRED
+
+
+@pytest.mark.parametrize(("down_s", "left_s"), [(0.0, 50.0), (20.0, 30.0), (40.0, 30.0), (900.0, 30.0)])
+def test_downtime_counts_for_what_is_queued_in_a_bot_but_there_is_time_to_say_that_it_was_started(
+    down_s: float, left_s: float
+) -> None:
+    world = World(session_deadline_s=1e6, accept_s=30.0)
+    op = world.submit(expiration_s=50.0)
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    bot.holds(queued=[attempt])
+    world.restart(down_s=down_s)
+    world.pass_time(left_s - 0.1)
+    assert world.state(op) is TaskState.PENDING and world.task(op).attempt is not None
+    world.pass_time(0.1)
+    assert world.state(op) is TaskState.EXPIRED
+
+
+def test_what_was_started_while_the_daemon_was_down_goes_on() -> None:
+    world = World(session_deadline_s=1e6)
+    op = world.submit(expiration_s=50.0)
+    bot = world.bot()
+    (attempt,) = bot.poll()
+    bot.holds(queued=[attempt])
+    world.restart(down_s=600.0)
+    (attempt,) = world.engine.attempts.values()
+    assert bot.holds(running=[attempt]) == []
+    world.pass_time(600.0)
     assert world.state(op) is TaskState.RUNNING
 
 

@@ -82,6 +82,72 @@ async def test_what_is_queued_in_the_bot_is_pending_and_what_runs_is_running(aut
         ]
 
 
+@pytest.mark.parametrize("how", ["expired", "canceled"])
+async def test_a_held_call_says_that_what_is_queued_in_the_bot_is_wanted_no_more(
+    how, autojump_clock, tmp_path
+):
+    async with running(tmp_path / "swarmd.db") as world, trio.open_nursery() as nursery:
+        bot = NativeBot(world.client)
+        await bot.open()
+        [id] = await world.client.submit([task(argv=["x"], expiration_s=20 if how == "expired" else 900)])
+        [offer] = await bot.take(1)
+        began_at = trio.current_time()
+
+        async def cancel() -> None:
+            await trio.sleep(20)
+            await world.client.cancel([id])
+
+        if how == "canceled":
+            nursery.start_soon(cancel)
+        answer = await bot.sync(0, 50)
+        assert trio.current_time() - began_at == pytest.approx(20, abs=0.1)
+        assert [(o.kind, o.attempt, o.reason) for o in answer.orders] == [
+            ("stop", offer.attempt, "not_yours")
+        ]
+        assert await state_of(world, id) == how.upper()
+        assert bot.queued == {} and (await bot.sync()).orders == []
+
+
+async def test_what_a_bot_starts_at_the_moment_it_expires_it_is_told_to_stop(autojump_clock, tmp_path):
+    async with running(tmp_path / "swarmd.db") as world:
+        bot = NativeBot(world.client)
+        await bot.open()
+        [id] = await world.client.submit([task(argv=["x"], expiration_s=20)])
+        [offer] = await bot.take(1)
+        await bot.sync()
+        await trio.sleep(20.01)
+        bot.start(offer.attempt)
+        answer = await bot.sync(0, 50)
+        assert [(o.kind, o.attempt, o.reason) for o in answer.orders] == [
+            ("stop", offer.attempt, "not_yours")
+        ]
+        assert await state_of(world, id) == "EXPIRED"
+
+
+async def test_a_call_that_was_called_back_says_nothing_of_what_the_next_one_reported(
+    autojump_clock, tmp_path
+):
+    """It named as running what has ended since."""
+    async with running(tmp_path / "swarmd.db") as world, trio.open_nursery() as nursery:
+        bot = NativeBot(world.client)
+        await bot.open()
+        [id] = await world.client.submit([task(argv=["x"])])
+        offer = await bot.run_one()
+        answers = []
+
+        async def hold() -> None:
+            request = m.SyncRequest(seq=3, running=[offer.attempt], wait_s=50)
+            answers.append(await world.client.sync(bot.session, request))
+
+        nursery.start_soon(hold)
+        await trio.sleep(10)
+        finished = [m.FinishedAttempt(attempt=offer.attempt, ok=True, exit_code=0)]
+        await world.client.sync(bot.session, m.SyncRequest(seq=4, seen=2, finished=finished))
+        await trio.sleep(0.1)
+        assert [answer.orders for answer in answers] == [[]]
+        assert await state_of(world, id) == "COMPLETED"
+
+
 async def test_an_offer_named_nowhere_was_declined(autojump_clock, tmp_path):
     async with running(tmp_path / "swarmd.db") as world:
         bot = NativeBot(world.client)
@@ -418,7 +484,9 @@ async def test_a_bot_that_an_older_daemon_knew_has_the_features_that_this_one_kn
         bot = NativeBot(world.client)
         await bot.open()
         older = '{"feature": ["commands"], "rack": ["r1"]}'
-        await world.daemon.writer.submit(lambda conn: conn.execute("UPDATE bots SET assigned = ?", (older,))).wait()
+        await world.daemon.writer.submit(
+            lambda conn: conn.execute("UPDATE bots SET assigned = ?", (older,))
+        ).wait()
     async with running(path) as world:
         [id] = await world.client.submit([task(argv=["x"], outputs=["a"], dimensions={"rack": ["r1"]})])
         bot.client = world.client

@@ -113,7 +113,7 @@ class BotCallHandlers:
         with self._holds.take_over(id) as hold, held(self.daemon, session):
             said_something, strangers = self._take_in(session, body)
             wait_s = 0.0 if said_something or strangers else body.wait_s
-            offers, orders = await self._something(hold, id, body, told, wait_s, strangers)
+            offers, orders = await self._something(hold, session, body, told, wait_s, strangers)
             answer = await self._answer(session, body.seq, offers, orders)
         if body.seq >= told.seq and not hold.called_back:
             told.seq, told.answer = body.seq, answer
@@ -157,13 +157,15 @@ class BotCallHandlers:
     async def _something(
         self,
         hold: Hold,
-        id: SessionId,
+        session: Session,
         body: m.SyncRequest,
         told: _Told,
         wait_s: float,
         strangers: list[AttemptId],
     ) -> tuple[list[Attempt], list[Ordered]]:
-        """Offers and orders; waits up to `wait_s` for some when there are none."""
+        """Offers and orders; waits up to `wait_s` for some when there are none, or until something that the bot holds
+        is its own no more: a task that is queued there was canceled, or expired."""
+        id = session.id
         until = trio.current_time() + wait_s
         take = body.free
         while True:
@@ -182,6 +184,8 @@ class BotCallHandlers:
             if trio.current_time() >= until:
                 return offers, orders
             take = await hold.wait(body.free, until)
+            if not hold.called_back:  # else a newer request says what the bot holds
+                strangers = _strangers(session, body)
 
     async def _answer(
         self, session: Session, seq: int, offers: Sequence[Attempt], orders: Sequence[Ordered]
@@ -238,6 +242,11 @@ def outcome_of(finished: m.FinishedAttempt) -> Outcome:
         outputs=tuple(finished.outputs),
         payload=finished.payload,
     )
+
+
+def _strangers(session: Session, body: m.SyncRequest) -> list[AttemptId]:
+    """What the bot said it holds and is not, or not any more, its own."""
+    return sorted({*_ids(body.running), *_ids(body.queued)} - session.attempts.keys())
 
 
 def _told_to_end(session: Session) -> list[AttemptId]:
