@@ -70,7 +70,9 @@ class Ending(Placing):
         """An offer was never started: the task returns to the queue, at most `max_drops` times. It has the expiration
         left that it had when it was offered, but what passed while it was queued in a bot has passed."""
         task = self.tasks[attempt.task]
-        self.step_attempt(now, attempt, AttemptState.DROPPED, Outcome(ok=False, reason=reason))
+        blameless = attempt.queued and not counted
+        outcome = Outcome(ok=False, canceled=blameless, reason=reason)
+        self.step_attempt(now, attempt, AttemptState.DROPPED, outcome)
         self.emit(
             now,
             "offer.dropped",

@@ -180,7 +180,7 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     exit_code: int | None = None
     duration_s: float | None = None
     timed_out: bool = False
-    canceled: bool = False  # the bot never started it because it was told to stop first
+    canceled: bool = False  # never started, and no fault: it was told to stop first, or it was given back
     client_error: bool = False  # could not be started: no such program, no such input
     died: bool = False  # the bot's own fault
     reason: str = ""  # a sentence for people

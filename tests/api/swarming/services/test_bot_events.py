@@ -109,11 +109,11 @@ async def test_a_native_bot_says_goodbye(swarmd: Lab):
 
 
 async def test_every_way_in_which_a_task_leaves_its_bot(swarmd: Lab):
-    """declined, canceled before it began, ended well, killed, out of time, not to be started."""
+    """declined, given back, canceled before it began, ended well, killed, out of time, not to be started."""
     bot = swarmd.bot("b1", slots=8)
     await bot.open()
     named = {}
-    for name in ("declined", "canceled", "ok", "killed", "late", "wrong", "lost"):
+    for name in ("given back", "canceled", "ok", "killed", "late", "wrong", "lost"):
         named[await swarmd.submit("make", retries=0, bot_retries=0)] = name
     offers = {named[offer.task]: offer for offer in await bot.take(free=7)}
     for name in ("ok", "killed", "late", "wrong", "lost"):
@@ -121,7 +121,10 @@ async def test_every_way_in_which_a_task_leaves_its_bot(swarmd: Lab):
     await bot.sync()
     await swarmd.client.cancel([offers["canceled"].task])
     await swarmd.client.cancel([offers["killed"].task], kill=True)
+    named[await swarmd.submit("make", retries=0, bot_retries=0)] = "declined"
+    [offers["declined"]] = await bot.take(free=1)
     bot.decline(offers["declined"].attempt)
+    bot.decline(offers["given back"].attempt)
     bot.finish(offers["ok"].attempt, 1)
     bot.finish(offers["killed"].attempt, -15)
     bot.finish(offers["late"].attempt, -15, timed_out="hard_limit")
@@ -135,6 +138,7 @@ async def test_every_way_in_which_a_task_leaves_its_bot(swarmd: Lab):
     lost = ends.pop("lost")
     assert ends == {
         "declined": ("task_error", "never started: declined by its bot"),
+        "given back": ("task_killed", "never started: given back by its bot"),
         "canceled": ("task_killed", "never started: canceled by its submitter"),
         "ok": ("task_completed", ""),
         "killed": ("task_killed", ""),
