@@ -28,7 +28,6 @@ def said(capsys, monkeypatch, tmp_path):
     [
         (("--id", "-b"), "'-b' cannot be a bot's id; give --id with"),
         (("--dimension", "id=x"), "dimension 'id=x': the id is not a dimension"),
-        (("--server", "ftp://lab"), "is not one of a server; write it as http://127.0.0.1:8710"),
         (("--server", "lab:8710"), "is not one of a server; write it as http://127.0.0.1:8710"),
         (("--token-file", "none"), "the token file none cannot be read: No such file or directory; check --token-file"),
     ],
