@@ -88,6 +88,15 @@ def requests(conn: sqlite3.Connection, ops: Sequence[int]) -> dict[int, tuple[in
     return {op: (slice, request) for op, slice, request in _by_ids(conn, sql, ops)}
 
 
+def request_sizes(conn: sqlite3.Connection, ops: Sequence[int]) -> dict[int, int]:
+    """About how many bytes it takes to tell the requests of `ops`, whoever submitted them."""
+    sql = (
+        "SELECT o.id, COALESCE(LENGTH(r.request), LENGTH(t.work)) FROM ops AS o CROSS JOIN tasks AS t ON t.id = o.task "
+        "LEFT JOIN swarming_requests AS r ON r.op = o.id WHERE o.id IN ({marks})"
+    )
+    return dict(_by_ids(conn, sql, ops))
+
+
 def tasks_of_attempts(conn: sqlite3.Connection, attempts: Sequence[int]) -> dict[int, int]:
     """The tasks of attempts that are named by their own numbers (see `ids.py`)."""
     return dict(_by_ids(conn, "SELECT id, task FROM attempts WHERE id IN ({marks})", attempts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from typing import overload
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,6 +18,10 @@ MICROS = 1_000_000
 LAST_SECOND = 253_402_300_799  # of the year 9999, with which the moments of protobuf end
 
 
+@overload
+def moment(wall: float) -> Timestamp: ...
+@overload
+def moment(wall: None) -> None: ...
 def moment(wall: float | None) -> Timestamp | None:
     """Wall time as it is told: to the microsecond, which is all that a float has; None stays unset."""
     if wall is None:

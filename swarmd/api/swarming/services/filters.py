@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from swarmd.store.selecting import OpFilter
 MAX_TAGS = 64
 MAX_ALTERNATIVES = 64
 _WAITING = (TaskState.BLOCKED, TaskState.PENDING)
-QUERIES = {
+QUERIES: Mapping[int, OpFilter] = {
     common_pb2.QUERY_PENDING: OpFilter(states=_WAITING),
     common_pb2.QUERY_RUNNING: OpFilter(states=(TaskState.RUNNING,)),
     common_pb2.QUERY_PENDING_RUNNING: OpFilter(states=(*_WAITING, TaskState.RUNNING)),
@@ -40,7 +40,7 @@ QUERIES = {
 
 def of_state(state: int) -> OpFilter:
     """Raises `RpcError` (INVALID_ARGUMENT)."""
-    found = QUERIES.get(state)  # type: ignore[call-overload]
+    found = QUERIES.get(state)
     if found is None:
         raise RpcError(Code.INVALID_ARGUMENT, f"state {state} is none of StateQuery")
     return found

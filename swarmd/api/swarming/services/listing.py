@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swarmd.api.calls import Call
@@ -22,6 +22,9 @@ from swarmd.store.selecting import OpFilter, count_ops, matching_ops
 
 TASKS, REQUESTS, CANCELS = "tasks", "requests", "cancels"  # what a cursor goes on with
 MAX_COUNT = (1 << 31) - 1
+PAGE_BYTES = (
+    8 << 20
+)  # of requests, or a single one: each may have 64 MiB, and a thousand of them no place anywhere
 
 
 class ListingMethods:
@@ -53,14 +56,14 @@ class ListingMethods:
         limit, before = page_limit(request.limit), _before(REQUESTS, request.cursor)
         wanted = _wanted(request)
 
-        def read(conn: sqlite3.Connection) -> tuple[list[RunRow], list[tasks_pb2.TaskRequestResponse]]:
+        def read(conn: sqlite3.Connection) -> tuple[str, list[tasks_pb2.TaskRequestResponse]]:
             runs = list_runs(conn, wanted, before, limit)
-            return runs, requests_of(conn, runs, self._realm_of)
+            some = _some(runs, tables.request_sizes(conn, [run.op.id for run in runs]))
+            full = len(some) if len(some) < len(runs) else limit
+            return _cursor(REQUESTS, some, full), requests_of(conn, some, self._realm_of)
 
-        runs, items = await self._daemon.read(read)
-        return tasks_pb2.TaskRequestsResponse(
-            items=items, cursor=_cursor(REQUESTS, runs, limit), now=self._now()
-        )
+        cursor, items = await self._daemon.read(read)
+        return tasks_pb2.TaskRequestsResponse(items=items, cursor=cursor, now=self._now())
 
     async def count_tasks(self, call: Call, request: tasks_pb2.TasksCountRequest) -> tasks_pb2.TasksCount:
         if not request.HasField("start"):
@@ -114,6 +117,16 @@ def _before(kind: str, cursor: str) -> int | None:
     if id is None:
         raise RpcError(Code.INVALID_ARGUMENT, "bad pagination cursor")
     return id
+
+
+def _some(runs: Sequence[RunRow], sizes: Mapping[int, int]) -> Sequence[RunRow]:
+    """The first ones, as many as go into a page."""
+    size = 0
+    for number, run in enumerate(runs):
+        size += sizes[run.op.id]
+        if size > PAGE_BYTES and number:
+            return runs[:number]
+    return runs
 
 
 def _cursor(kind: str, runs: Sequence[RunRow], limit: int) -> str:

@@ -13,6 +13,7 @@ from swarmd.api.swarming.bootstrap import fresh_ticket
 from swarmd.api.swarming.bot_code import BotCode
 from swarmd.api.swarming.context import Context
 from swarmd.api.swarming.proto import server_pb2
+from swarmd.api.swarming.services.finding import find_runs, named, unknown
 from swarmd.core.dimensions import POOL
 
 
@@ -34,7 +35,12 @@ class ServerMethods:
     async def get_permissions(
         self, call: Call, request: server_pb2.PermissionsRequest
     ) -> server_pb2.ClientPermissions:
-        """In a lab nobody owns a bot, a task or a pool: who may do a thing may do it to all."""
+        """In a lab nobody owns a bot, a task or a pool: who may do a thing may do it to all. Raises `RpcError` for a
+        task that does not exist."""
+        if request.task_id:
+            id = named(request.task_id)
+            if id.text not in await self._context.daemon.read(find_runs([id])):
+                raise unknown()
         cancel, operate = call.caller.may(Verb.CHANGE), call.caller.may(Verb.OPERATE)
         pools = self._pools(request.tags)
         await self._context.daemon.tellable()

@@ -61,6 +61,21 @@ async def ends(lab: Lab, **states: str) -> dict[str, str]:
 # ------------------------------------------------------------------ pages
 
 
+async def test_a_page_of_large_requests_is_shorter_and_nothing_is_left_out(swarmd: Lab):
+    """Each may have 64 MiB, and all of a page are in memory at once."""
+    large = ["x" * 60_000] * 50  # three of them are above the limit of a page
+    made = [await new(swarmd, slice("a", *large)) for _ in range(3)]
+    made += [await swarmd.submit("b", *large) for _ in range(3)]
+    pages, cursor = [], ""
+    while True:
+        page = await rpc(swarmd, "Tasks/ListTaskRequests", state="QUERY_ALL", cursor=cursor)
+        pages.append([item["taskId"] for item in page["items"]])
+        if not (cursor := page.get("cursor", "")):
+            break
+    assert [len(page) for page in pages] == [2, 2, 2]
+    assert len({id for page in pages for id in page}) == len(made)
+
+
 @pytest.mark.parametrize("method", LISTS)
 async def test_pages_hold_everything_once_newest_first(swarmd: Lab, method: str):
     made = [await new(swarmd, name=f"t{number}") for number in range(7)]

@@ -446,3 +446,13 @@ async def test_a_request_goes_with_its_task(swarmd: Lab):
     await swarmd.daemon.writer.submit(lambda conn: conn.execute("DELETE FROM ops")).wait()
     assert await swarmd.daemon.backend.read(rows) == 0
     assert id
+
+
+# ------------------------------------------------------------------ permissions
+
+
+async def test_permissions_for_a_task_are_those_for_one_that_exists(swarmd: Lab):
+    id = await new(swarmd)
+    assert (await rpc(swarmd, "Swarming/GetPermissions", taskId=id))["cancelTask"]
+    assert await refused(swarmd, 5, "Swarming/GetPermissions", taskId="7b24c0ea00ffff10") == "no such task"
+    assert "task_id" in await refused(swarmd, 3, "Swarming/GetPermissions", taskId="it")
