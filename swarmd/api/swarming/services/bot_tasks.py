@@ -57,10 +57,9 @@ class BotTaskMethods:
         cursor = ""
         if len(runs) == limit:
             cursor = cursor_text(CURSOR, msgspec.json.encode(runs[-1].place).decode())
-        return tasks_pb2.TaskListResponse(
-            items=results.all(_as_it_went(run) for run in runs), cursor=cursor,
-            now=moment(self._daemon.clock.wall()),
-        )  # fmt: skip
+        answer = tasks_pb2.TaskListResponse(cursor=cursor, now=moment(self._daemon.clock.wall()))
+        await results.put((_as_it_went(run) for run in runs), answer.items)
+        return answer
 
     async def terminate_bot(
         self, call: Call, request: bots_pb2.TerminateRequest

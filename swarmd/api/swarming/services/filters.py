@@ -16,8 +16,8 @@ from swarmd.core.dimensions import POOL
 from swarmd.core.model import TaskState
 from swarmd.store.selecting import OpFilter
 
-MAX_TAGS = 64
 MAX_ALTERNATIVES = 64
+MAX_VALUES = 64  # of all tags together: each may be looked up for each task that matches the others
 _WAITING = (TaskState.BLOCKED, TaskState.PENDING)
 QUERIES: Mapping[int, OpFilter] = {
     common_pb2.QUERY_PENDING: OpFilter(states=_WAITING),
@@ -51,14 +51,15 @@ def with_tags(wanted: OpFilter, tags: Iterable[str]) -> OpFilter:
 
     A pool is found by the task's own pool, also where whoever submitted it wrote no such tag.
     """
-    entries, pools = [], set[str]()
+    entries, pools, left = [], set[str](), MAX_VALUES
     for text in dict.fromkeys(tags):
         alternatives = _alternatives(text)
+        left -= len(alternatives)
+        if left < 0:
+            raise RpcError(Code.INVALID_ARGUMENT, f"tags has more than {MAX_VALUES} values in all")
         if text.startswith(POOL + ":") and len(alternatives) == 1:
             pools.add(text.partition(":")[2])
         entries.append(alternatives)
-    if len(entries) > MAX_TAGS:
-        raise RpcError(Code.INVALID_ARGUMENT, f"tags has {len(entries)} entries: give at most {MAX_TAGS}")
     if len(pools) == 1:
         [pool] = pools
         own = (f"{POOL}:{pool}",)

@@ -46,9 +46,9 @@ class ListingMethods:
         results = Results(
             self._daemon.engine.bots, slices, with_performance=request.include_performance_stats
         )
-        return tasks_pb2.TaskListResponse(
-            items=results.all(runs), cursor=_cursor(TASKS, runs, limit), now=self._now()
-        )
+        answer = tasks_pb2.TaskListResponse(cursor=_cursor(TASKS, runs, limit), now=self._now())
+        await results.put(runs, answer.items)
+        return answer
 
     async def list_task_requests(
         self, call: Call, request: tasks_pb2.TasksRequest

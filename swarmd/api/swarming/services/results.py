@@ -6,8 +6,10 @@ Source: protocol reference, result fields by state; docs/swarming-clients.md, "R
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
+import trio
 
 from swarmd import __version__
 from swarmd.api.swarming.ids import run_id_of, task_id
@@ -40,6 +42,7 @@ RAN = frozenset(
 )  # fmt: skip
 MEASURED = frozenset({TaskState.COMPLETED, TaskState.TIMED_OUT, TaskState.KILLED, TaskState.CLIENT_ERROR})
 UNKNOWN_EXIT = -1
+AT_ONCE = 50  # results that are made in one go
 
 _outcome = msgspec.json.Decoder(Outcome)
 
@@ -69,8 +72,12 @@ class Results:
         self._always_with_cost = always_with_cost
         self._told: dict[str, bytes] = {}
 
-    def all(self, runs: Iterable[RunRow]) -> list[tasks_pb2.TaskResultResponse]:
-        return [self.of(run) for run in runs]
+    async def put(self, runs: Iterable[RunRow], items: Any) -> None:
+        """Adds the results of `runs`, and lets others have a turn in between: each may have 300 KiB of tags."""
+        for number, run in enumerate(runs):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await trio.lowlevel.checkpoint()
+            items.append(self.of(run))
 
     def of(self, run: RunRow) -> tasks_pb2.TaskResultResponse:
         op = run.op
