@@ -19,7 +19,16 @@ import trio
 from google.protobuf import empty_pb2
 
 from swarmd.api.remoteworkers import worker
-from swarmd.api.remoteworkers.context import PROTOCOL, Context, Ledger, answered, illegal, instance_of, whole
+from swarmd.api.remoteworkers.context import (
+    PROTOCOL,
+    Context,
+    Ledger,
+    answered,
+    illegal,
+    instance_of,
+    version_of,
+    whole,
+)
 from swarmd.api.remoteworkers.leases import Said, said_of, take_in
 from swarmd.api.remoteworkers.offering import Answer, Offering, Told
 from swarmd.api.remoteworkers.proto import bots_pb2
@@ -107,7 +116,7 @@ class BotHandlers:
                 f"UpdateBotSessionRequest.name=[{request.name}] BotSession.name=[{given.name}]",
             )
         rules = self._context.rules(instance_of(request.name))
-        version = whole(given.version or "0")
+        version = version_of(given)
         exchange = _Exchange(given, rules, whole(worker.capacity_text(given.worker)), self._wait_s(call))
         session = self._context.session(given, exchange.capacity)
         known = self._context.ledger(session) or Ledger(version)

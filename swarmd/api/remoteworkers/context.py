@@ -35,9 +35,7 @@ PROTOCOL = "remoteworkers"
 KEPT = (ACTIVE, COMPLETED)
 MOST_NAMED = 20  # instances, to who named one that there is not
 MAX_LEFT_OUT = 20  # properties that could not be dimensions, as people are shown
-MAX_NUMBER = (
-    1 << 63
-) - 1  # of a version or a capacity; Python has no end, but does not write what is far longer
+MAX_VERSION = (1 << 63) - 1  # it grows, and Python reads longer numbers than it writes
 RETRY_S = (25.0, 35.0)  # after which a bot that the daemon cannot serve now is told to try again
 
 T = TypeVar("T")
@@ -194,12 +192,17 @@ def illegal(given: BotSession, capacity: int, state: int) -> RpcError:
 def whole(text: str) -> int:
     """The number that a bot sent as a text. Raises `RpcError`, as the bots of this dialect know it."""
     try:
-        number = int(text)
+        return int(text)
     except ValueError as error:
         raise RpcError(Code.INTERNAL, str(error)) from None
-    if abs(number) > MAX_NUMBER:
-        raise RpcError(Code.INTERNAL, f"{text[:40]!r} is above {MAX_NUMBER}")
-    return number
+
+
+def version_of(given: BotSession) -> int:
+    """Raises `RpcError`."""
+    version = whole(given.version or "0")
+    if abs(version) > MAX_VERSION:
+        raise RpcError(Code.INTERNAL, f"version {given.version[:40]!r} is above {MAX_VERSION}")
+    return version
 
 
 def answered(handler: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:

@@ -164,8 +164,10 @@ async def test_bots_that_know_no_commands_get_none(swarmd: Lab):
 
 async def test_a_new_configuration_counts_with_the_next_update(swarmd: Lab):
     bot = await came(swarmd, properties=LINUX)
-    await reconfigure(swarmd, {"lab": {"pools": ["gold"], "payloads": ["command", "x.Y"]}})
+    await reconfigure(swarmd, {"lab": {"pools": ["gold"], "payloads": ["command", "t/x.Y"]}})
     await bot.update()
     found = (await swarmd.client.bot("w1")).dimensions
-    assert found["pool"] == ["gold"] and "payload.x.Y" in found["feature"] and found["OSFamily"] == ["linux"]
+    assert (
+        found["pool"] == ["gold"] and "payload.t/x.Y" in found["feature"] and found["OSFamily"] == ["linux"]
+    )
     assert await gets(swarmd, bot, pool="gold") and not await gets(swarmd, bot)
