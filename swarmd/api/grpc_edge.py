@@ -120,8 +120,7 @@ class GrpcEdge:
     async def _serve(self, rpc: Rpc, call: RpcCall, conversation: Conversation) -> None:
         handler: Any = rpc.handler
         if rpc.kind in ("unary", "server_stream"):
-            data = await conversation.only_message()
-            request: Any = await self._aside(len(data), _parsed, rpc.request, data)
+            request: Any = await self._only_request(rpc, conversation)
         else:
             request = self._requests(rpc, conversation)
         if rpc.kind in ("unary", "client_stream"):
@@ -131,6 +130,11 @@ class GrpcEdge:
             async for answer in answers:
                 await self._answer(rpc, call, conversation, answer)
                 await trio.lowlevel.checkpoint()
+
+    async def _only_request(self, rpc: Rpc, conversation: Conversation) -> Any:
+        """In a frame of its own: the bytes are not kept while the call is held."""
+        data = await conversation.only_message()
+        return await self._aside(len(data), _parsed, rpc.request, data)
 
     async def _requests(self, rpc: Rpc, conversation: Conversation) -> Any:
         while (data := await conversation.message()) is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import socket
+import tracemalloc
 import zlib
 from contextlib import asynccontextmanager, suppress
 
@@ -349,6 +351,24 @@ async def test_a_stream_of_answers_waits_for_the_client(autojump_clock):
         assert not echo.cancelled
         await trio.sleep(2)
         assert echo.cancelled == [""]
+
+
+async def test_a_held_call_does_not_keep_the_bytes_of_its_message(autojump_clock):
+    """They may be 16 MiB, and the handler has the message."""
+    async with connected() as (_, echo, client):
+        await client.say("what only the first call needs")
+        tracemalloc.start()
+        try:
+            call = await client.call(SAY, Text(text="hold", data=b"x" * (3 << 20)))
+            while "hold" not in echo.begun:  # a thread reads so long a message
+                await trio.sleep(0.01)
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()  # protobuf's own memory is not traced
+            assert kept < 1 << 20
+        finally:
+            tracemalloc.stop()
+        echo.release.set()
+        assert (await client.answer(call)).status == 0
 
 
 async def test_a_client_that_gives_no_window_loses_the_stream(autojump_clock):
