@@ -37,6 +37,7 @@ from swarmd.config_remoteworkers import InstanceRules
 from swarmd.core.engine import Engine
 from swarmd.core.ids import to_text
 from swarmd.core.model import AttemptId, BotId, Session
+from swarmd.daemon.daemon import NoSpace
 from swarmd.daemon.sessions import Hold, held
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("swarmd.remoteworkers")
 
 SHARE = 0.8  # of the time that a call has left: the answer must be there before its deadline
+LAST_SHARE = 0.9  # at the latest then
 LEAST_WAIT_S = 3.0  # a shorter wait is none
 INFO, ERROR = 1, 2  # types of a bot's event
 MAX_OFFERS = 64  # in one answer: what a lease carries may be long
@@ -54,12 +56,19 @@ class _Exchange:
     """One Create or Update on its way to its answer."""
 
     def __init__(
-        self, given: bots_pb2.BotSession, rules: InstanceRules, capacity: int, wait_s: float
+        self,
+        given: bots_pb2.BotSession,
+        rules: InstanceRules,
+        capacity: int,
+        wait_s: float,
+        deadline: float,
     ) -> None:
         self.given = given
         self.pending_first = rules.leases == "pending"
         self.capacity = capacity  # leases that this call says the bot can hold
-        self.until = trio.current_time() + wait_s
+        now = trio.current_time()
+        self.until = now + wait_s
+        self.told_by = now + LAST_SHARE * (deadline - now)  # if only why it cannot be answered
         self.waits = wait_s > 0 and given.status == worker.OK
         self.said = Said()
 
@@ -87,7 +96,7 @@ class BotHandlers:
             raise RpcError(Code.INVALID_ARGUMENT, "Bots's id must be set by client.")
         capacity = whole(worker.capacity_text(given.worker))
         self._daemon.check_space()
-        exchange = _Exchange(given, rules, capacity, self._wait_s(call))
+        exchange = _Exchange(given, rules, capacity, self._wait_s(call), call.deadline)
         given.name = f"{request.parent}/{uuid4()}"
         newcomer = self._context.newcomer(given, rules, capacity)
         with self._daemon.step() as (engine, now):
@@ -117,7 +126,8 @@ class BotHandlers:
             )
         rules = self._context.rules(instance_of(request.name))
         version = version_of(given)
-        exchange = _Exchange(given, rules, whole(worker.capacity_text(given.worker)), self._wait_s(call))
+        capacity = whole(worker.capacity_text(given.worker))
+        exchange = _Exchange(given, rules, capacity, self._wait_s(call), call.deadline)
         session = self._context.session(given, exchange.capacity)
         known = self._context.ledger(session) or Ledger(version)
         said = exchange.said = said_of(
@@ -171,7 +181,7 @@ class BotHandlers:
             fresh = told.attempts - known.told - exchange.said.named.keys()
             revision = known.revision + len(fresh) + len(known.told - told.attempts)
             self._context.keep(session, Ledger(revision, told.attempts))
-            await self._daemon.settled()
+            await self._settled(exchange)
         answer = bots_pb2.BotSession()
         answer.CopyFrom(exchange.given)
         del answer.leases[:]
@@ -180,6 +190,16 @@ class BotHandlers:
         expires = self._daemon.clock.wall() + self._daemon.engine.patience_s(session)
         answer.expire_time.FromNanoseconds(round(expires * 1e6) * 1000)
         return answer
+
+    async def _settled(self, exchange: _Exchange) -> None:
+        """As the daemon's; but a call whose deadline comes before the daemon loses patience with a full disk is told
+        so in time: after its deadline a bot takes its session for lost. Raises `NoSpace`."""
+        with trio.move_on_at(exchange.told_by):
+            await self._daemon.settled()
+            return
+        if self._daemon.writer.out_of_space:
+            raise NoSpace("the disk is full: what this would tell is not in the file yet")
+        await self._daemon.settled()
 
     async def _something_to_tell(self, exchange: _Exchange, session: Session, hold: Hold) -> Told:
         """Waits until there is something that the bot does not know, or the call has waited long enough."""

@@ -3,14 +3,17 @@ codes of Bots. What the transport answers (UNAUTHENTICATED, RESOURCE_EXHAUSTED) 
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 import trio
 
 from swarmd.api.remoteworkers.proto import bots_pb2
 from swarmd.api.rpc import Code, RpcError
+from swarmd.daemon.daemon import NO_SPACE_WAIT_S
 from swarmd.testing import Lab
 
-from .worlds import CONFIG, KEEP_ALIVE_S, came, kinds_of, one, refused, session_of, with_rules
+from .worlds import CONFIG, KEEP_ALIVE_S, Timed, came, kinds_of, one, refused, session_of, with_rules
 
 pytestmark = pytest.mark.swarmd(config=CONFIG)
 SETS = [{"OSFamily": ["linux"]}, {"OSFamily": ["macos"], "ISA": ["arm-a64"]}]
@@ -248,6 +251,19 @@ async def test_a_full_disk_tells_when_to_try_again(swarmd: Lab, monkeypatch):
     [told] = caught.value.details
     assert isinstance(told, error_details_pb2.RetryInfo)
     assert 25 <= told.retry_delay.ToMilliseconds() / 1000 <= 35
+
+
+@pytest.mark.parametrize(("deadline_s", "told_after_s"), [(5, 4.5), (inf, NO_SPACE_WAIT_S)])
+async def test_a_disk_that_is_full_is_told_before_the_deadline(
+    swarmd: Lab, monkeypatch, deadline_s: float, told_after_s: float
+):
+    bot = await came(swarmd)
+    await swarmd.submit("make")
+    monkeypatch.setattr(swarmd.daemon.writer, "out_of_space", True)
+    with swarmd.hold_commits(), Timed() as took:
+        async with refused(Code.UNAVAILABLE, "the disk is full"):
+            await bot.update(deadline_s=deadline_s)
+    assert took.s == pytest.approx(told_after_s, abs=0.01)
 
 
 # ------------------------------------------------------------------ PostBotEventTemp
