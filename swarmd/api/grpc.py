@@ -65,11 +65,13 @@ class Rpc(Struct, frozen=True, kw_only=True):
 
 
 class Service(Struct, frozen=True, kw_only=True):
-    """`name` is the full one. `file` is the descriptor of its file, for reflection."""
+    """`name` is the full one. For reflection: `file` is the `FileDescriptor` of its file, `carried` are those of what
+    travels in an `Any`."""
 
     name: str
     rpcs: tuple[Rpc, ...]
-    file: Any  # google.protobuf.descriptor.FileDescriptor
+    file: Any
+    carried: tuple[Any, ...] = ()
 
 
 LoadServices = Callable[[], tuple[Service, ...]]

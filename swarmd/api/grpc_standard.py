@@ -138,7 +138,8 @@ class Reflection:
         if self._files:
             return
         for service in self._services():
-            _gather(service.file, self._files)
+            for file in (service.file, *service.carried):
+                _gather(file, self._files)
         for file in self._files.values():
             for symbol in _symbols(file):
                 self._symbols[symbol] = file

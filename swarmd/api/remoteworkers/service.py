@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from google.protobuf import empty_pb2
+from google.rpc import error_details_pb2
 
 from swarmd.api.grpc import Rpc, Service
 from swarmd.api.remoteworkers.bots import BotHandlers
 from swarmd.api.remoteworkers.context import Context
-from swarmd.api.remoteworkers.proto import bots_pb2
+from swarmd.api.remoteworkers.proto import bots_pb2, command_pb2
 from swarmd.api.routes import MIB, Verb
 
 MAX_UPDATE = 16 * MIB  # an update carries the payload and the result of each lease
@@ -31,4 +32,5 @@ def service(context: Context) -> Service:
             handler=bots.post_bot_event_temp, verb=Verb.BE_A_BOT,
         ),
     )  # fmt: skip
-    return Service(name=BOTS, rpcs=rpcs, file=bots_pb2.DESCRIPTOR)
+    carried = (command_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
+    return Service(name=BOTS, rpcs=rpcs, file=bots_pb2.DESCRIPTOR, carried=carried)

@@ -18,7 +18,9 @@ from swarmd.testing import Lab
 
 grpc = pytest.importorskip("grpc", reason="needs grpcio, see the extra test")
 
+from swarmd.api.proto import reflection_pb2  # noqa: E402
 from swarmd.api.remoteworkers.proto import bots_pb2  # noqa: E402
+from swarmd.api.remoteworkers.service import MAX_UPDATE  # noqa: E402
 
 pytestmark = pytest.mark.swarmd(tcp=True, real_time=True)
 ROOT = Path(__file__).parents[3]
@@ -110,6 +112,49 @@ async def test_a_held_call_is_answered_before_its_deadline(swarmd: Lab):
     session = await in_thread(call, swarmd.url, "CreateBotSession", hello(), 4)
     assert isinstance(session, bots_pb2.BotSession), session
     assert 3 <= trio.current_time() - began < 4
+
+
+async def test_what_is_too_long_or_taken_back_harms_no_session(swarmd: Lab):
+    """RESOURCE_EXHAUSTED, CANCELLED, and a lease that was meant for the call that was taken back."""
+    session = await in_thread(call, swarmd.url, "CreateBotSession", hello(), 3)
+    update = bots_pb2.UpdateBotSessionRequest(name=session.name, bot_session=session)
+    update.bot_session.leases.add(id="x", state=4).result.value = b"x" * (MAX_UPDATE + 1)
+    error = await in_thread(call, swarmd.url, "UpdateBotSession", update, 30)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details().endswith(f"bytes, and {MAX_UPDATE} are allowed")
+    del update.bot_session.leases[:]
+    with grpc.insecure_channel(urlsplit(swarmd.url).netloc) as channel:
+        rpc = channel.unary_unary(
+            SERVICE + "UpdateBotSession", lambda message: message.SerializeToString(), bots_pb2.BotSession.FromString
+        )  # fmt: skip
+        held = rpc.future(update, timeout=30)
+        [known] = swarmd.daemon.engine.sessions.values()
+        with trio.fail_after(10):
+            while not known.held:
+                await trio.sleep(0.01)
+            held.cancel()
+            while known.held:
+                await trio.sleep(0.01)
+    assert held.code() is grpc.StatusCode.CANCELLED
+    await swarmd.submit("true")
+    answer = await in_thread(call, swarmd.url, "UpdateBotSession", update, 3)
+    assert len(answer.leases) == 1
+
+
+async def test_reflection_knows_what_travels_in_leases_and_errors(swarmd: Lab):
+    """So that generic tools can show it."""
+    names = ("google.devtools.remoteworkers.v1test2.CommandTask", "google.rpc.RetryInfo")
+
+    def ask() -> list[str]:
+        with grpc.insecure_channel(urlsplit(swarmd.url).netloc) as channel:
+            rpc = channel.stream_stream(
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                lambda message: message.SerializeToString(), reflection_pb2.ServerReflectionResponse.FromString,
+            )  # fmt: skip
+            asks = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+            return [told.WhichOneof("message_response") for told in rpc(iter(asks), timeout=10)]
+
+    assert await in_thread(ask) == ["file_descriptor_response"] * len(names)
 
 
 @pytest.mark.swarmd(config={"trust_loopback": False})
