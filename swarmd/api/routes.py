@@ -23,8 +23,8 @@ class Verb(StrEnum):
     SUBMIT = "submit"  # add work, upload blobs
     CHANGE = "change"  # cancel, retry, close
     OPERATE = "operate"  # bots: drain, quarantine, delete; backup
-    BE_A_BOT = "bot"  # sessions and what they report
-    BE_IN_A_GROUP = "bot of a group"  # the same, where bots have groups with secrets of their own
+    BE_A_BOT = "be a bot"  # sessions and what they report
+    BE_IN_A_GROUP = "be a bot of a group"  # the same, where bots have groups with secrets of their own
     OPEN = "open"  # health: anybody who may connect
 
 
