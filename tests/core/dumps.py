@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmd.core.engine import Engine
-from swarmd.core.model import Attempt, Bot, Graph, Session, Task, is_own
+from swarmd.core.model import NEVER, Attempt, AttemptState, Bot, Graph, Session, Task, is_own
 
 
 def dump(engine: Engine) -> dict[str, Any]:
@@ -109,6 +109,8 @@ def check_deeply(engine: Engine) -> None:
     held: dict[int, int] = {}
     for attempt in engine.attempts.values():
         held[attempt.task] = held.get(attempt.task, 0) + 1
+        offered = attempt.state is AttemptState.OFFERED
+        assert not offered or attempt.accept_due_at != NEVER, "an offer that may wait for ever"
     assert all(count == 1 for count in held.values()), f"two live attempts: {held}"
     for session in engine.sessions.values():
         assert engine.bots[session.bot].session is session
