@@ -24,7 +24,6 @@ from swarmd.api.swarming.prpc import negotiation
 from swarmd.api.swarming.prpc.bodies import GZIP_ABOVE, BadGzip, deflated, inflated
 from swarmd.api.swarming.prpc.errors import CODE_HEADER, error_reply
 from swarmd.api.swarming.prpc.negotiation import BadHeader, Encoding
-from swarmd.offthread import in_thread
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -139,6 +138,9 @@ class Layer:
     async def _request(self, type: type[Message], call: Call, wishes: Wishes, limit: int) -> Message:
         from swarmd.api.swarming.prpc.codec import BadMessage, decoded
 
+        def read() -> Message:
+            return decoded(type, inflated(data, limit) if wishes.gzipped else data, wishes.body)
+
         assert call.chunks is not None
         parts, size = [], 0
         async for chunk in call.chunks():
@@ -147,10 +149,10 @@ class Layer:
                 raise TooLarge(limit)
             parts.append(chunk)
         data = b"".join(parts)
+        parts.clear()
         try:
-            if wishes.gzipped:
-                data = await in_thread(inflated, data, limit)
-            return await self._aside(len(data), decoded, type, data, wishes.body)
+            # What was compressed may be large: no more of these than of other large ones are in memory at once.
+            return await self._aside(limit if wishes.gzipped else size, read)
         except (BadGzip, BadMessage) as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"could not decode body: {error}") from None
 

@@ -6,11 +6,14 @@ import base64
 import gzip
 import json
 import logging
+import threading
 
 import pytest
 import trio
+import trio.testing
 from google.protobuf import any_pb2
 
+from swarmd.api.aside import MAX_AT_ONCE
 from swarmd.api.rpc import Code, RpcError
 from swarmd.api.swarming.methods import METHODS
 from swarmd.api.swarming.proto import prpc_pb2, server_pb2, tasks_pb2
@@ -253,6 +256,30 @@ async def test_a_bomb_is_not_inflated_beyond_the_limit_of_its_method(autojump_cl
     async with running() as daemon:
         answer = await call(daemon.url, PERMISSIONS, BOMBS["zeros"], BINARY, GZIPPED)
         assert str(USUAL_BODY) in fault(answer, 3, 413)
+
+
+async def test_only_some_bodies_are_inflated_at_once(monkeypatch, autojump_clock):
+    """Thirty bombs of 60 MiB took two gigabytes."""
+    go, running, most = threading.Event(), set(), 0
+
+    def inflated(data: bytes, limit: int) -> bytes:
+        nonlocal most
+        running.add(threading.get_ident())
+        most = max(most, len(running))
+        go.wait()
+        running.remove(threading.get_ident())
+        return b""
+
+    monkeypatch.setattr("swarmd.api.swarming.prpc.layer.inflated", inflated)
+    async with serving(monkeypatch, Echo(), "GetStdout") as daemon, trio.open_nursery() as nursery:
+        for _ in range(3 * MAX_AT_ONCE):
+            nursery.start_soon(call, daemon.url, STDOUT, gzip.compress(b"x"), BINARY, GZIPPED)
+        while not running:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        for _ in range(10):
+            await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert 1 <= most <= MAX_AT_ONCE
 
 
 @pytest.mark.parametrize("encoding", [Encoding.JSON, Encoding.TEXT])
