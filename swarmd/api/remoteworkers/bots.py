@@ -29,7 +29,7 @@ from swarmd.api.remoteworkers.context import (
     version_of,
     whole,
 )
-from swarmd.api.remoteworkers.leases import Said, said_of, take_in
+from swarmd.api.remoteworkers.leases import Said, check_count, said_of, take_in
 from swarmd.api.remoteworkers.offering import Answer, Offering, Told
 from swarmd.api.remoteworkers.proto import bots_pb2
 from swarmd.api.rpc import Code, RpcError
@@ -94,6 +94,7 @@ class BotHandlers:
         rules = self._context.rules(request.parent)
         if not given.bot_id:
             raise RpcError(Code.INVALID_ARGUMENT, "Bots's id must be set by client.")
+        check_count(given.leases)
         capacity = whole(worker.capacity_text(given.worker))
         self._daemon.check_space()
         exchange = _Exchange(given, rules, capacity, self._wait_s(call), call.deadline)
@@ -125,6 +126,7 @@ class BotHandlers:
                 f"UpdateBotSessionRequest.name=[{request.name}] BotSession.name=[{given.name}]",
             )
         rules = self._context.rules(instance_of(request.name))
+        check_count(given.leases)
         version = version_of(given)
         capacity = whole(worker.capacity_text(given.worker))
         exchange = _Exchange(given, rules, capacity, self._wait_s(call), call.deadline)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from swarmd.api.remoteworkers.ids import ACTIVE, COMPLETED, PENDING, attempt_of
 from swarmd.api.remoteworkers.payloads import Report, report_of
+from swarmd.api.remoteworkers.worker import MAX_CAPACITY
+from swarmd.api.rpc import Code, RpcError
 from swarmd.core.engine import Engine
 from swarmd.core.model import Attempt, AttemptId, AttemptState, Outcome, Session
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from swarmd.api.remoteworkers.proto.bots_pb2 import Lease
 
+MOST_NAMED = 4 * MAX_CAPACITY  # a lease is two bytes or more, and looked at by itself
 LET_GO = "its bot let it go"
 
 
@@ -42,6 +45,14 @@ class Said:
         self.let_go: list[Attempt] = []
         self.illegal: Lease | None = None
         self.reports = False  # whether it says of any lease that it is completed
+
+
+def check_count(leases: Sequence[Lease]) -> None:
+    """Raises `RpcError` for more leases than any bot has."""
+    if len(leases) > MOST_NAMED:
+        raise RpcError(
+            Code.INVALID_ARGUMENT, f"it names {len(leases)} leases; at most {MOST_NAMED} can be named"
+        )
 
 
 def said_of(session: Session, leases: Sequence[Lease], pending_first: bool, is_current: bool) -> Said:

@@ -6,9 +6,10 @@ result, completion; docs/remoteworkers.md, "What a lease carries".
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from google.protobuf import any_pb2, empty_pb2, unknown_fields
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from swarmd.api.remoteworkers.proto import command_pb2
@@ -142,15 +143,27 @@ def _read(result: any_pb2.Any) -> _Read:
 
 
 def _action_result(value: bytes) -> _Read:
-    """The fields of an ActionResult that say how the command ended and what it printed: 4, 5 and 7."""
-    known: dict[int, Any] = {}
-    fields: Any = unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(value))
-    for field in fields:
-        known[field.field_number] = field.data
-    code, stdout, stderr = known.get(4, 0), known.get(5, b""), known.get(7, b"")
-    if not isinstance(code, int) or not isinstance(stdout, bytes) or not isinstance(stderr, bytes):
-        raise DecodeError
-    return _Read((code & 0xFFFFFFFF ^ 1 << 31) - (1 << 31), stdout=stdout, stderr=stderr)
+    """How the command ended and what it printed."""
+    told = _action_end().FromString(value)
+    return _Read(told.exit_code, stdout=told.stdout_raw, stderr=told.stderr_raw)
+
+
+@cache
+def _action_end() -> Any:
+    """The message type with those fields of an ActionResult that are read here: what else is in it, perhaps millions of
+    files, costs no Python. In a pool of its own: the real type may come with other modules."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="swarmd/action_end.proto", package="swarmd", syntax="proto3"
+    )
+    message = file.message_type.add(name="ActionEnd")
+    for name, number, type in (
+        ("exit_code", 4, field.TYPE_INT32), ("stdout_raw", 5, field.TYPE_BYTES), ("stderr_raw", 7, field.TYPE_BYTES),
+    ):  # fmt: skip
+        message.field.add(name=name, number=number, type=type, label=field.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("swarmd.ActionEnd"))
 
 
 def _failed(status: Status, payload: Payload | None) -> Outcome:

@@ -5,6 +5,7 @@ Source: protocol reference, worker, capability matching, capacity.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from swarmd.core.dimensions import FEATURE, ID, MAX_BOT_KEYS, MAX_BOT_VALUES, POOL, check_key, check_value
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 CAPACITY = "capacity"
 MAX_CAPACITY = 1_024
+MOST_READ = 10_000  # configs, properties; few bytes each may be millions
 OK = 1
 STATUSES = (
     "BOT_STATUS_UNSPECIFIED", "OK", "UNHEALTHY", "HOST_REBOOTING", "BOT_TERMINATING", "INITIALIZING", "MAINTENANCE",
@@ -32,7 +34,8 @@ UNKNOWN = "unknown"  # the label of a bot that has none
 
 def capacity_text(worker: Worker) -> str:
     """How many leases it can hold, in its own words; what it says twice counts once."""
-    return next((config.value for config in worker.configs if config.key == CAPACITY), "1")
+    configs = islice(worker.configs, MOST_READ)
+    return next((config.value for config in configs if config.key == CAPACITY), "1")
 
 
 def dimensions(worker: Worker, with_own: bool) -> tuple[dict[str, tuple[str, ...]], list[str]]:
@@ -41,9 +44,9 @@ def dimensions(worker: Worker, with_own: bool) -> tuple[dict[str, tuple[str, ...
 
     What cannot be is left out and no error: reccworker, for one, sends properties without a value.
     """
-    pairs = [(p.key, p.value) for device in worker.devices[:1] for p in device.properties]
+    pairs = [(p.key, p.value) for device in worker.devices[:1] for p in device.properties[:MOST_READ]]
     if with_own:
-        pairs += [(p.key, p.value) for p in worker.properties]
+        pairs += [(p.key, p.value) for p in worker.properties[:MOST_READ]]
     found: dict[str, list[str]] = {}
     odd: list[str] = []
     for key, value in pairs:

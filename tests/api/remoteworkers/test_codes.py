@@ -8,6 +8,7 @@ from math import inf
 import pytest
 import trio
 
+from swarmd.api.remoteworkers.leases import MOST_NAMED
 from swarmd.api.remoteworkers.proto import bots_pb2
 from swarmd.api.rpc import Code, RpcError
 from swarmd.daemon.daemon import NO_SPACE_WAIT_S
@@ -235,6 +236,21 @@ async def test_the_end_of_one_lease_counts_though_another_one_is_in_a_state_that
         await bot.update()
     await swarmd.check_state(ids[0], "COMPLETED")
     await swarmd.check_state(ids[1], "PENDING")
+
+
+async def test_more_leases_than_any_bot_has_are_not_looked_at(swarmd: Lab):
+    """Two bytes make a lease, so that a message may have eight million: they took the daemon nine seconds."""
+    bot = await came(swarmd)
+    name = bot.session.name
+    for _ in range(MOST_NAMED + 1):
+        bot.session.leases.add()
+    for call in (bot.update, bot.create):
+        async with refused(Code.INVALID_ARGUMENT, f"it names {MOST_NAMED + 1} leases; at most {MOST_NAMED}"):
+            await call()
+    bot.session.name = name
+    del bot.session.leases[0]
+    await bot.update()
+    assert len(swarmd.daemon.engine.sessions) == 1
 
 
 # ------------------------------------------------------------------ when the daemon cannot
