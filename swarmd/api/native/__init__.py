@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from swarmd.api.problems import Handler, Package, Problem
     from swarmd.daemon.daemon import Daemon
 
-ANSWERED_ELSEWHERE = frozenset({"list_instances", "mint_bootstrap"})  # about one other protocol, whose package has it
+# About one other protocol, whose package has it.
+ANSWERED_ELSEWHERE = frozenset({"list_instances", "mint_bootstrap"})
 
 
 def package(daemon: Daemon) -> Package:
