@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from swarmd.api.budget import Share
 from swarmd.api.routes import Route, Verb
 from swarmd.core.errors import Refused, Unknown
 from swarmd.core.ids import from_text
@@ -36,7 +37,7 @@ class Caller(Struct, frozen=True):
 class Call:
     """One request. `body` is decoded for routes with a request type; `chunks` streams the bytes of a raw body."""
 
-    __slots__ = ("body", "caller", "chunks", "headers", "params", "query", "raw", "route")
+    __slots__ = ("body", "caller", "chunks", "headers", "params", "query", "raw", "route", "share")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Call:
         self.body: Any = None
         self.raw = b""  # the body as it came, for routes with a request type
         self.chunks: Callable[[], AsyncIterator[bytes]] | None = None
+        self.share: Share | None = None  # of the memory for large requests: who keeps what `chunks` gives says so
 
     def id_param(self, name: str, kind: str) -> int:
         """The id in the path. Raises `Unknown`: a text that is no id names nothing."""

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 import trio
 
+from swarmd.api.budget import Budget, Share
 from swarmd.api.calls import Call, Caller, Reply, json_reply, parse_query
 from swarmd.api.grpc_edge import GrpcEdge
 from swarmd.api.guard import Denied, Guard
@@ -41,6 +42,7 @@ class Edge:
         from swarmd.api.quart_side import quart_answers  # heavy: only when a server is made
 
         self.daemon = daemon
+        self.budget = Budget()
         self.packages = tuple(packages)
         self.guard = self._guard(daemon.config)
         self.routes = tuple(route for package in packages for route in package.routes)
@@ -184,13 +186,14 @@ class Edge:
         """Reads the body, calls the handler, makes its answer a reply. Errors are replies too."""
         try:
             route = call.route
-            if route.raw_body:
-                call.chunks = lambda: _limited(chunks(), route.body_limit)
-            elif route.request is not None:
-                call.raw = await _read_all(chunks(), route.body_limit)
-                call.body = decode(call.raw, route.request)
-            answer = await self._handlers[route.handler](call)
-            return answer if isinstance(answer, Reply) else json_reply(answer, route.status)
+            with self.budget.share() as call.share:
+                if route.raw_body:
+                    call.chunks = lambda: _limited(chunks(), route.body_limit)
+                elif route.request is not None:
+                    call.raw = await _read_all(chunks(), route.body_limit, call.share)
+                    call.body = decode(call.raw, route.request)
+                answer = await self._handlers[route.handler](call)
+                return answer if isinstance(answer, Reply) else json_reply(answer, route.status)
         except BaseException as error:
             reply = self._error_reply(error, call.route.path)
             if reply is None:
@@ -236,8 +239,12 @@ def decode(raw: bytes, type: Any) -> Any:
         raise Refused("bad_json", f"the body is not JSON: {error}", "send one JSON object") from None
 
 
-async def _read_all(chunks: AsyncIterator[bytes], limit: int) -> bytes:
-    parts = [chunk async for chunk in _limited(chunks, limit)]
+async def _read_all(chunks: AsyncIterator[bytes], limit: int, share: Share) -> bytes:
+    parts, size = [], 0
+    async for chunk in _limited(chunks, limit):
+        size += len(chunk)
+        share.hold(size)
+        parts.append(chunk)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

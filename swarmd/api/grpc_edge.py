@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 
 from swarmd.api.aside import Aside
+from swarmd.api.budget import Share
 from swarmd.api.grpc import Rpc, RpcCall, Service
 from swarmd.api.guard import Denied
 from swarmd.api.problems import Problem, problem_of
@@ -75,11 +76,15 @@ class GrpcEdge:
         return rpc
 
     async def __call__(self, stream: Stream) -> None:
+        with self._edge.budget.share() as share:
+            await self._converse(stream, share)
+
+    async def _converse(self, stream: Stream, share: Share) -> None:
         conversation: Conversation | None = None
         call: RpcCall | None = None
         try:
             rpc, call, head = self._look(stream)
-            conversation = Conversation(stream, head, rpc.limit, self._aside)
+            conversation = Conversation(stream, head, rpc.limit, self._aside, share.hold)
             with trio.move_on_at(call.deadline) as scope:
                 await self._serve(rpc, call, conversation)
                 scope.deadline = inf  # what was said in time is sent
@@ -92,7 +97,7 @@ class GrpcEdge:
                 raise
             ended = told
         if conversation is None:
-            conversation = Conversation(stream, _NO_HEAD, 0, self._aside)
+            conversation = Conversation(stream, _NO_HEAD, 0, self._aside, share.hold)
         trailing = _fields(call.trailing) if call is not None else []
         if ended.problem:
             trailing.append((b"x-swarmd-code", ended.problem.encode()))

@@ -40,15 +40,19 @@ class ByteStream(Protocol):
 
 
 class Conversation:
-    """Reads a call's messages and writes its answer. `limit`: bytes of a message, as sent and inflated."""
+    """Reads a call's messages and writes its answer. `limit`: bytes of a message, as sent and inflated. `hold` is told
+    how many bytes of one the call holds, and may raise."""
 
-    def __init__(self, stream: ByteStream, head: Head, limit: int, aside: Aside) -> None:
+    def __init__(
+        self, stream: ByteStream, head: Head, limit: int, aside: Aside, hold: Callable[[int], None]
+    ) -> None:
         self._stream = stream
         self._coding = head.coding
         self._takes_gzip = head.takes_gzip
         self._limit = limit
         self._aside = aside
-        self._deframer = Deframer(limit, head.coding != "identity")
+        self._hold = hold
+        self._deframer = Deframer(limit, head.coding != "identity", hold)
         self.initial: Fields = []  # metadata to send in front of the first message
         self._begun = False
 
@@ -88,6 +92,7 @@ class Conversation:
             return data
         inflating = min(self._limit, len(data) * MOST_INFLATION)
         plain: bytes = await self._aside(inflating, inflated, data, self._coding, self._limit)
+        self._hold(len(plain))
         return plain
 
     async def _soon(self) -> bytes:

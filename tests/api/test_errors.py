@@ -85,6 +85,8 @@ def test_each_code_that_a_request_alone_can_cause_has_a_row():
         "wrong_host", "bad_host", "token_needed", "stopping", "internal",
         # tests/api/test_bad_input.py, below the table
         "body_too_slow", "request_id_reused",
+        # tests/api/test_budget.py
+        "too_many_large_requests",
         # tests/api/test_output_commit.py
         "no_space", "store_broken",
         # tests/api/test_rare.py

@@ -18,16 +18,18 @@ MIB = 1 << 20
 def test_messages_may_come_in_any_pieces(size):
     messages = [b"", b"a", b"b" * 300, b"", b"c" * 7]
     body = b"".join(prefix(m, n % 2 == 1) + m for n, m in enumerate(messages))
-    deframer, found = Deframer(300, True), []
+    held: list[int] = []
+    deframer, found = Deframer(300, True, held.append), []
     for at in range(0, len(body), size):
         deframer.feed(body[at : at + size])
         while (one := deframer.next()) is not None:
             found.append(one)
     assert found == [(n % 2 == 1, m) for n, m in enumerate(messages)] and not deframer.begun
+    assert list(dict.fromkeys(held)) == [0, 1, 300, 7], "the length of each is told before it is there"
 
 
 def test_a_message_that_is_too_long_is_refused_by_its_head():
-    deframer = Deframer(10, False)
+    deframer = Deframer(10, False, lambda length: None)
     deframer.feed(prefix(b"x" * 10, False) + b"x" * 10 + prefix(b"x" * 11, False))
     assert deframer.next() == (False, b"x" * 10)
     with pytest.raises(WireFault) as caught:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+from swarmd.api.budget import Budget
 from swarmd.config import Config
 from swarmd.daemon.http2 import CHATTER, OUT_BYTES, RESETS, STREAM_WINDOW, STREAMS
 from swarmd.daemon.server import ServerSettings
@@ -587,3 +588,21 @@ async def test_a_client_that_never_reads_is_cut(autojump_clock):
                 assert trio.current_time() - since < 60
         async with await connect(world) as stream:
             assert (await RawClient(stream, client.host).say("other")).status == 0
+
+
+async def test_large_messages_of_many_calls_have_an_end_together(autojump_clock):
+    """Each stream may have a large one; a held call keeps its own until it ends."""
+    large = "x" * (200 << 10)
+    async with connected() as (world, echo, client):
+        world.app.budget = Budget(300 << 10)
+        held = await client.call(SAY, Text(text="hold " + large))
+        while not echo.begun:
+            await trio.sleep(0.01)
+        refused = await client.answer(await client.call(SAY, Text(text=large)))
+        told = refused.trailers or refused.head
+        assert refused.status == 14 and told["x-swarmd-code"] == "too_many_large_requests"
+        assert (await client.say("small")).status == 0
+        assert (await client.say("release")).status == 0
+        assert (await client.answer(held)).status == 0
+        assert world.app.budget.used == 0
+        assert (await client.answer(await client.call(SAY, Text(text=large)))).status == 0

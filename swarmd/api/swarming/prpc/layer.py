@@ -141,18 +141,22 @@ class Layer:
         def read() -> Message:
             return decoded(type, inflated(data, limit) if wishes.gzipped else data, wishes.body)
 
-        assert call.chunks is not None
+        assert call.chunks is not None and call.share is not None
         parts, size = [], 0
         async for chunk in call.chunks():
             size += len(chunk)
             if size > limit:
                 raise TooLarge(limit)
+            call.share.hold(size)
             parts.append(chunk)
         data = b"".join(parts)
         parts.clear()
         try:
             # What was compressed may be large: no more of these than of other large ones are in memory at once.
-            return await self._aside(limit if wishes.gzipped else size, read)
+            message = await self._aside(limit if wishes.gzipped else size, read)
+            if wishes.gzipped:
+                call.share.hold(message.ByteSize())
+            return message
         except (BadGzip, BadMessage) as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"could not decode body: {error}") from None
 
