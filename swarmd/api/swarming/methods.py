@@ -14,7 +14,6 @@ SWARMING = "swarming.v2.Swarming"
 DISCOVERY = "discovery.Discovery"
 PREFIXES = ("/prpc/",)
 
-
 METHODS: tuple[Method, ...] = (
     Method(TASKS, "NewTask", Verb.SUBMIT, "Makes a task.", MAX_BODY),
     Method(TASKS, "GetRequest", Verb.READ, "What a task was asked to be."),

@@ -38,9 +38,6 @@ class BotMethods:
         self._daemon = context.daemon
         self._infos = BotInfos()
 
-    def _offset(self) -> float:
-        return self._daemon.clock.wall() - self._daemon.clock.now()
-
     # ------------------------------------------------------------- bots
 
     async def get_bot(self, call: Call, request: bots_pb2.BotRequest) -> bots_pb2.BotInfo:
@@ -82,7 +79,7 @@ class BotMethods:
 
     async def _told(self, bots: list[Bot]) -> list[bots_pb2.BotInfo]:
         """As they are now, once the file knows it too."""
-        offset = self._offset()
+        offset = self._daemon.clock.offset()
         infos = [self._infos.of(bot, offset) for bot in bots]
         ops = [self._current_op(bot) for bot in bots]
         running = [op for op in ops if op is not None]

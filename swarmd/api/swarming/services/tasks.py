@@ -19,7 +19,7 @@ from swarmd.api.swarming.proto import common_pb2, tasks_pb2
 from swarmd.api.swarming.services.common import moment
 from swarmd.api.swarming.services.finding import NO_SUCH_TASK, Named, find_runs, named, unknown
 from swarmd.api.swarming.services.requests import Checked, Parent, checked
-from swarmd.api.swarming.services.requests_told import request_of
+from swarmd.api.swarming.services.requests_told import ANONYMOUS, request_of
 from swarmd.api.swarming.services.results import AT_ONCE, STATES, Results, is_deduped
 from swarmd.api.swarming.services.tags import tags_of, user_of
 from swarmd.core.changes import RequestRecord
@@ -235,7 +235,7 @@ def identity(caller: Caller) -> str:
     """Who calls, in Swarming's words: `kind:name`."""
     if caller.name.startswith("task:"):
         return f"bot:{caller.name}"
-    return f"user:{caller.name}" if caller.name else "anonymous:anonymous"
+    return f"user:{caller.name}" if caller.name else ANONYMOUS
 
 
 def requests_of(
