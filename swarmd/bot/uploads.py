@@ -147,7 +147,7 @@ class Outputs:
             del self._grown[attempt]
             streams = self._streams[attempt]
             if attempt not in self._unanswered and any(s.pending() > PIECES_BYTES for s in streams):
-                self._start_bulk(attempt)
+                self._start_bulk(attempt, streams)
                 continue
             for stream in streams:
                 piece = stream.piece(room)
@@ -191,7 +191,8 @@ class Outputs:
         """Ends the sending of an attempt that nobody wants any more."""
         self._growth.remove(attempt)
         self._grown.pop(attempt, None)
-        self._streams.pop(attempt, None)
+        for stream in self._streams.pop(attempt, ()):
+            stream.capped_at = stream.sent
 
     def _on_growth(self, attempt: str) -> None:
         if attempt in self._bulk or attempt in self._grown:
@@ -200,14 +201,14 @@ class Outputs:
             self._grown[attempt] = None
             self._news()
 
-    def _start_bulk(self, attempt: str) -> None:
+    def _start_bulk(self, attempt: str, streams: tuple[Stream, ...]) -> None:
         assert self._nursery is not None
         self._bulk[attempt] = trio.Event()
-        self._nursery.start_soon(self._run_bulk, attempt)
+        self._nursery.start_soon(self._run_bulk, attempt, streams)
 
-    async def _run_bulk(self, attempt: str) -> None:
+    async def _run_bulk(self, attempt: str, streams: tuple[Stream, ...]) -> None:
         try:
-            for stream in self._streams[attempt]:
+            for stream in streams:
                 await self._send_raw(stream)
         finally:
             self._bulk.pop(attempt).set()
