@@ -100,7 +100,6 @@ def run_examples(url: str, log: Path) -> None:
         output = "".join(printed(url, *SWARMD, "logs", id) for id in ids)
         expect("tiny_bot.py", output, "tiny 1", "tiny 2")
 
-
     run_remote_bot(url, log)
 
 

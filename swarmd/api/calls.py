@@ -55,7 +55,8 @@ class Call:
         self.body: Any = None
         self.raw = b""  # the body as it came, for routes with a request type
         self.chunks: Callable[[], AsyncIterator[bytes]] | None = None
-        self.share: Share | None = None  # of the memory for large requests: who keeps what `chunks` gives says so
+        # Of the memory for large requests: who keeps what `chunks` gives says so.
+        self.share: Share | None = None
 
     def id_param(self, name: str, kind: str) -> int:
         """The id in the path. Raises `Unknown`: a text that is no id names nothing."""

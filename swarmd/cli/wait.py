@@ -22,6 +22,8 @@ WAIT_PATIENCE_S = 300.0  # every call of a wait survives a restart of the daemon
 def patience_of(timeout_s: float | None) -> float:
     """How long to try again while the daemon is away: never longer than the user wants to wait."""
     return WAIT_PATIENCE_S if timeout_s is None else min(WAIT_PATIENCE_S, timeout_s)
+
+
 GRAPH_PAUSE_S = 1.0  # between looks at an open graph in which nothing runs
 
 

@@ -86,7 +86,8 @@ class Daemon:
         self.held: dict[SessionId, trio.Event] = {}  # calls of sessions that wait for something to say
         self.reserved: dict[tuple[str, ...], trio.Event] = {}  # request ids and graphs being worked on
         self._earlier = Earlier(backend)
-        self._unsure_until = 0  # a version that a caller went away from without knowing whether it is in the file
+        # A version that a caller went away from without knowing whether it is in the file.
+        self._unsure_until = 0
         self.meters: list[Meter] = []  # what protocols add to the metrics
         self._collected = engine.version
         self._flying: list[Changes] = []

@@ -126,7 +126,11 @@ async def test_on_a_unix_socket_the_host_does_not_matter(host, autojump_clock):
         for route in daemon.app.routes:
             if route.method == "GET" and "{" not in route.path and route.produces != "text/event-stream":
                 answer = await send(daemon.url, "GET", route.path, host=host)
-                assert answer.status == 200 or answer.error.code in ("no_bot_code", "bad_host", "bad_parameter"), route
+                assert answer.status == 200 or answer.error.code in (
+                    "no_bot_code",
+                    "bad_host",
+                    "bad_parameter",
+                ), route
 
 
 async def test_a_listed_host_is_taken(autojump_clock):

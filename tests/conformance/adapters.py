@@ -68,7 +68,8 @@ class BotAdapter(ABC):
     protocol: ClassVar[str]
     config: ClassVar[Mapping[str, Any]] = {}  # settings of the daemon that it needs
     cannot: ClassVar[Mapping[BotCan, str]] = {}
-    stop_unheard: ClassVar[str] = "LOST"  # how an attempt ends whose bot falls silent while it is being stopped
+    # How an attempt ends whose bot falls silent while it is being stopped.
+    stop_unheard: ClassVar[str] = "LOST"
 
     def __init__(self, lab: Lab, id: str) -> None:
         self.lab = lab

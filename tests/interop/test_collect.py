@@ -132,7 +132,10 @@ async def test_what_is_no_id_is_refused_at_once(cli: Cli, id: str):
     [
         (("a",), "bad task_ids 'a': expected 16 lower-case hex digits"),
         # the command sends ids in an order of its own
-        ((UNKNOWN, UNKNOWN[:-1] + "1"), f"task_ids: {UNKNOWN[:-1]}[01] and {UNKNOWN[:-1]}[01] are the same task"),
+        (
+            (UNKNOWN, UNKNOWN[:-1] + "1"),
+            f"task_ids: {UNKNOWN[:-1]}[01] and {UNKNOWN[:-1]}[01] are the same task",
+        ),
     ],
 )
 async def test_a_refusal_ends_the_wait_for_all(cli: Cli, ids: tuple[str, ...], sentence: str):

@@ -37,7 +37,11 @@ def spec(*, noop=True, slices=1, requires=None, inputs=(), marker=False, after=(
     )
     edges = tuple(one if isinstance(one, After) else After(on=one) for one in after)
     return TaskSpec(
-        work=(work,), slices=(SliceSpec(dimensions=requires or {}),) * slices, after=edges, owner="me", **options
+        work=(work,),
+        slices=(SliceSpec(dimensions=requires or {}),) * slices,
+        after=edges,
+        owner="me",
+        **options,
     )
 
 
@@ -55,7 +59,9 @@ class Lab:
 
     def batch(self):
         engine = self.engine
-        return batch_of(engine.take_changes(), engine.version, self.now, self.now + self.wall, engine.ids.last)
+        return batch_of(
+            engine.take_changes(), engine.version, self.now, self.now + self.wall, engine.ids.last
+        )
 
     def commit(self):
         batch = self.batch()
@@ -151,7 +157,9 @@ def busy_lab(conn):
     _ended(lab)
     _graphs(lab)
     _sharing(lab)
-    lab.submit(spec(name="input", inputs=(DIGEST,), tags=("nightly", "x"), requires={"gpu": ["h200|b200"]}, index=3))
+    lab.submit(
+        spec(name="input", inputs=(DIGEST,), tags=("nightly", "x"), requires={"gpu": ["h200|b200"]}, index=3)
+    )
     parent = lab.submit(spec(name="parent", requires={"gpu": ["a100"]}))
     running = lab.start()
     lab.submit(spec(name="child", parent=parent, requires={"os": ["none"]}, slices=2, carry_time=True))
@@ -196,7 +204,10 @@ def _graphs(lab):
     first, *_ = lab.submit(
         never,
         spec(name="second", after=(After(index=0),)),
-        spec(name="any", after=(After(index=0, condition=Condition.ANY), After(index=1, condition=Condition.FAILED))),
+        spec(
+            name="any",
+            after=(After(index=0, condition=Condition.ANY), After(index=1, condition=Condition.FAILED)),
+        ),
         graph=graph,
     )
     fails = lab.submit(spec(name="fails", key="f", requires={"gpu": ["a100"]}), graph=graph)
@@ -231,7 +242,16 @@ def dump(engine):
         "joined": {id: (op.task, op.priority, op.graph) for id, op in sorted(engine.joined.items())},
         "attempts": {id: _attempt(a) for id, a in sorted(engine.attempts.items())},
         "sessions": {
-            id: (s.bot, s.protocol, s.key, s.slots, s.deadline_s, s.enforces_limits, s.opened_at, sorted(s.attempts))
+            id: (
+                s.bot,
+                s.protocol,
+                s.key,
+                s.slots,
+                s.deadline_s,
+                s.enforces_limits,
+                s.opened_at,
+                sorted(s.attempts),
+            )
             for id, s in sorted(engine.sessions.items())
         },
         "bots": {id: _bot(b) for id, b in sorted(engine.bots.items())},
@@ -243,7 +263,8 @@ def dump(engine):
         "dependents": {
             on: sorted(waiting)
             for on, waiting in sorted(engine.dependents.items())
-            if engine.task_of(on) is not None  # a failed one is named again after a start: it dooms, as before
+            # a failed one is named again after a start: it dooms, as before
+            if engine.task_of(on) is not None
         },
         "children": {parent: sorted(ops) for parent, ops in sorted(engine.children.items())},
         "by_sameness": dict(engine.by_sameness),

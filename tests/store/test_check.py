@@ -25,7 +25,9 @@ COPY = (
     "stop_reason, stop_since_at, stop_due_at, stop_grace_s, '{{}}', 0, outcome, ended_wall FROM attempts WHERE {which}"
 )
 FUTURE = "UPDATE clock SET last_id = last_id + 100"
-WITH_TWO_STREAMS = "(SELECT attempt FROM output GROUP BY attempt HAVING COUNT(*) = 3 ORDER BY attempt LIMIT 1)"
+WITH_TWO_STREAMS = (
+    "(SELECT attempt FROM output GROUP BY attempt HAVING COUNT(*) = 3 ORDER BY attempt LIMIT 1)"
+)
 
 FAULTS = {
     "two_live_attempts": [FUTURE, COPY.format(task="task", which=f"id = {LIVE}")],
@@ -115,7 +117,9 @@ def test_a_lost_tail_of_a_stream_is_a_gap(path):
 
 def test_content_that_differs_from_its_digest_is_found_by_a_deep_check(path):
     assert names(path, deep=True) == {"damaged_blob"}  # the builder's digest is made up
-    plant(path, f"UPDATE blobs SET sha256 = '{hashlib.sha256(b'content').hexdigest()}'", "DELETE FROM blob_uses")
+    plant(
+        path, f"UPDATE blobs SET sha256 = '{hashlib.sha256(b'content').hexdigest()}'", "DELETE FROM blob_uses"
+    )
     assert names(path, deep=True) == set()
 
 

@@ -34,7 +34,14 @@ def jumpy(conn):
     """A lab whose clocks go apart and together again; ids of operations in the order of their submission."""
     lab = Lab(conn)
     ids = []
-    for wall, pause in ((WALL, 10), (WALL + 0.4, 10), (WALL + HOUR, 10), (WALL - HOUR, 1), (WALL, 20), (WALL, 1)):
+    for wall, pause in (
+        (WALL, 10),
+        (WALL + 0.4, 10),
+        (WALL + HOUR, 10),
+        (WALL - HOUR, 1),
+        (WALL, 20),
+        (WALL, 1),
+    ):
         lab.wall = wall
         for _ in range(3):
             lab.now += pause

@@ -116,5 +116,7 @@ def test_loading_reads_only_what_is_alive(conn):
     steps = "\n".join(step for plan in plans.values() for step in plan)
     for index in ("tasks_alive", "attempts_task", "sessions_alive", "graphs_alive", "ops_shared"):
         assert index in steps, index
-    scans = {step for plan in plans.values() for step in plan if step.startswith("SCAN") and "USING" not in step}
+    scans = {
+        step for plan in plans.values() for step in plan if step.startswith("SCAN") and "USING" not in step
+    }
     assert scans == {"SCAN clock", "SCAN bots"}  # all bots are alive

@@ -87,14 +87,20 @@ def test_more_ids_than_a_statement_takes(conn, lab):
 def test_an_operation_tells_its_own_end_and_else_its_task_s(conn):
     lab = busy_lab(conn)
     every = {row.name: row for row in list_ops(conn, OpFilter(), None, 100)}
-    assert (every["joins"].state, every["joins"].ok, every["joins"].task) == (T.RUNNING, None, every["original"].task)
+    assert (every["joins"].state, every["joins"].ok, every["joins"].task) == (
+        T.RUNNING,
+        None,
+        every["original"].task,
+    )
     assert (every["original"].state, every["original"].ok) == (T.CANCELED, False)
     assert every["original"].reason.startswith("withdrawn")
     assert (every["reuses"].state, every["reuses"].ok) == (T.COMPLETED, True)
     assert every["stopping"].stop_reason == "canceled" and every["stopping"].bot == "bot1"
     assert (every["bad"].exit_code, every["bad"].reason, every["bad"].number) == (1, "as told", 1)
     done = ops_done(conn, [row.id for row in every.values()])
-    assert done[every["reuses"].id] is True and done[every["bad"].id] is False and every["joins"].id not in done
+    assert (
+        done[every["reuses"].id] is True and done[every["bad"].id] is False and every["joins"].id not in done
+    )
     assert lab.engine.tasks
 
 
@@ -130,7 +136,11 @@ def test_graphs(conn):
     build, done = list_graphs(conn, None, 10)
     assert (build.name, build.is_open, build.failed) == ("build", True, 1)
     assert (done.name, done.is_open, done.alive) == ("done", False, 0)
-    assert list_graphs(conn, build.id, 10) == [done] and graph(conn, build.id) == build and graph(conn, 7) is None
+    assert (
+        list_graphs(conn, build.id, 10) == [done]
+        and graph(conn, build.id) == build
+        and graph(conn, 7) is None
+    )
     counts = graph_counts(conn, build.id)
     assert sum(counts.values()) == build.alive + 1 and counts["COMPLETED"] == 1
     assert list(graph_keys(conn, build.id, ["f", "none"])) == ["f"]

@@ -74,7 +74,9 @@ class Inside:
 async def world(request, tmp_path, autojump_clock):
     install_hold(autojump_clock)
     async with trio_asyncio.open_loop():
-        backend = await open_backend(tmp_path / "a.db" if request.param == "file" else None, migrations=MIGRATIONS)
+        backend = await open_backend(
+            tmp_path / "a.db" if request.param == "file" else None, migrations=MIGRATIONS
+        )
         world = World(backend)
         async with trio.open_nursery() as nursery:
             await nursery.start(world.writer.run)
@@ -111,7 +113,9 @@ async def test_everything_old_goes_and_nothing_is_left_behind(world, autojump_cl
     await world.check()
 
 
-async def test_how_far_clocks_were_apart_is_forgotten_with_the_operations_that_needed_it(world, autojump_clock):
+async def test_how_far_clocks_were_apart_is_forgotten_with_the_operations_that_needed_it(
+    world, autojump_clock
+):
     def with_jump(conn):
         lab = Lab(conn)
         lab.bot()
@@ -121,12 +125,16 @@ async def test_how_far_clocks_were_apart_is_forgotten_with_the_operations_that_n
         lab.run(spec(name="young"))
 
     def offsets(conn):
-        return [row[0] - WALL for row in conn.execute("SELECT (low + high) / 2 FROM wall_offsets ORDER BY first")]
+        return [
+            row[0] - WALL for row in conn.execute("SELECT (low + high) / 2 FROM wall_offsets ORDER BY first")
+        ]
 
     await world.do(with_jump)
     assert await world.backend.read(offsets) == pytest.approx([0, DAY_S], abs=0.1)
     await world.clean()
-    assert await world.names() == {"young"} and await world.backend.read(offsets) == pytest.approx([DAY_S], abs=0.1)
+    assert await world.names() == {"young"} and await world.backend.read(offsets) == pytest.approx(
+        [DAY_S], abs=0.1
+    )
     await world.check()
 
 
@@ -321,7 +329,9 @@ async def test_pinned_blobs_stay_and_incomplete_ones_are_left_alone(world, autoj
     await world.do(fill)
     removed = await world.clean()
     assert (removed.blobs, removed.blob_bytes) == (1, 7)
-    rows = await world.backend.read(lambda conn: conn.execute("SELECT sha256 FROM blobs ORDER BY id").fetchall())
+    rows = await world.backend.read(
+        lambda conn: conn.execute("SELECT sha256 FROM blobs ORDER BY id").fetchall()
+    )
     assert rows == [(DIGEST,), ("ef" * 32,), (None,)]
 
 

@@ -44,7 +44,18 @@ def test_many_commits_or_one_give_the_same_file():
     one, many = new_database(), new_database()
     drive(Lab(one), lambda lab: None).commit()
     drive(Lab(many), Lab.commit).commit()
-    for table in ("tasks", "ops", "attempts", "sessions", "graphs", "edges", "tags", "clock", "blob_uses", "events"):
+    for table in (
+        "tasks",
+        "ops",
+        "attempts",
+        "sessions",
+        "graphs",
+        "edges",
+        "tags",
+        "clock",
+        "blob_uses",
+        "events",
+    ):
         assert rows(one, f"SELECT * FROM {table}") == rows(many, f"SELECT * FROM {table}"), table
 
 
@@ -72,7 +83,9 @@ def test_an_end_is_written_with_its_wall_time(conn, lab):
     assert rows(conn, "SELECT state, ok, exit_code, reason, ended_wall FROM tasks WHERE id = ?", id) == [
         (TaskState.COMPLETED, 0, 7, "it broke", WALL + NOW + 5)
     ]
-    ((state, streams, outcome, ended),) = rows(conn, "SELECT state, streams, outcome, ended_wall FROM attempts")
+    ((state, streams, outcome, ended),) = rows(
+        conn, "SELECT state, streams, outcome, ended_wall FROM attempts"
+    )
     assert (state, streams, ended) == (AttemptState.ENDED, "{}", WALL + NOW + 5)
     assert msgspec.json.decode(outcome)["exit_code"] == 7
 
@@ -82,7 +95,9 @@ def test_a_task_that_left_in_the_commit_it_came_in_leaves_no_row(conn, lab):
     attempt = lab.start()
     blocker = lab.submit(spec(name="blocker"))
     lab.commit()
-    joining = lab.submit(spec(name="joins", sameness="s", share=Share.JOIN, after=(blocker,), inputs=(DIGEST,)))
+    joining = lab.submit(
+        spec(name="joins", sameness="s", share=Share.JOIN, after=(blocker,), inputs=(DIGEST,))
+    )
     lab.finish(lab.start())
     lab.commit()
     assert rows(conn, "SELECT task FROM ops WHERE id = ?", joining) == [(attempt.task,)]
@@ -112,8 +127,6 @@ def test_edges_are_those_that_stand(conn, lab):
     lab.engine.set_after(lab.now, waits, [], Known())
     lab.commit()
     assert rows(conn, "SELECT * FROM edges") == []
-
-
 
 
 def test_requests_are_kept_with_what_was_answered(conn, lab):

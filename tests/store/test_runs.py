@@ -61,13 +61,21 @@ def test_why_and_when_it_was_stopped_stays_when_it_is_over(conn, lab):
     lab.engine.withdraw(lab.now, id, "no longer wanted", kill=True)
     lab.commit()
     alive = runs_by_id(conn, [id])[id]
-    assert (alive.stop_reason, alive.stop_since_wall, alive.op.stop_reason) == ("canceled", NOW + WALL + 5, "canceled")
+    assert (alive.stop_reason, alive.stop_since_wall, alive.op.stop_reason) == (
+        "canceled",
+        NOW + WALL + 5,
+        "canceled",
+    )
     lab.now += 5
     lab.finish(attempt, ok=False)
     lab.commit()
     over = runs_by_id(conn, [id])[id]
     assert (over.op.state, over.op.stop_reason) == (TaskState.KILLED, None)
-    assert (over.stop_reason, over.stop_since_wall, over.ended_wall) == ("canceled", NOW + WALL + 5, NOW + WALL + 10)
+    assert (over.stop_reason, over.stop_since_wall, over.ended_wall) == (
+        "canceled",
+        NOW + WALL + 5,
+        NOW + WALL + 10,
+    )
 
 
 def test_the_slice_that_the_task_is_at(conn):

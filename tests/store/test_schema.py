@@ -59,7 +59,8 @@ def test_every_index_serves_a_statement():
     """Named in a statement, or in the text of the function that the planner uses it for."""
     conn = new_database()
     names = [
-        row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+        row[0]
+        for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
     ]
     unnamed = {name for name in names if name not in STATEMENTS}
     assert unnamed == {"blob_uses_sha256", "graphs_alive"}  # the planner chooses these: see below

@@ -103,7 +103,12 @@ def test_each_filter_and_each_pair_gives_the_rows_that_agree(busy, monkeypatch, 
 @pytest.mark.parametrize("window", [1, 2_000])
 def test_pages_give_each_row_once(busy, monkeypatch, window):
     monkeypatch.setattr(selecting, "WINDOW", window)
-    for wanted in (OpFilter(), OpFilter(failed=True), OpFilter(states=(T.PENDING, T.BLOCKED)), OpFilter(bot="bot1")):
+    for wanted in (
+        OpFilter(),
+        OpFilter(failed=True),
+        OpFilter(states=(T.PENDING, T.BLOCKED)),
+        OpFilter(bot="bot1"),
+    ):
         whole = [row.id for row in list_ops(busy, wanted, None, 1_000)]
         paged, before = [], None
         while page := list_ops(busy, wanted, before, 3):
@@ -139,16 +144,28 @@ def test_filters_use_their_indexes(busy, monkeypatch):
         "failed": (OpFilter(failed=True), "tasks USING COVERING INDEX tasks_final"),
         "ok": (OpFilter(failed=False), "tasks USING COVERING INDEX tasks_final"),
         "shared": (OpFilter(shared=True), "ops USING COVERING INDEX ops_sharing (id>? AND id<?)"),
-        "of shared tasks": (OpFilter(states=(T.COMPLETED,)), "ops USING COVERING INDEX ops_sharing (id>? AND id<?)"),
-        "sharing": (OpFilter(states=(T.EXPIRED,)), "ops USING COVERING INDEX ops_shared (task=? AND ended=? AND"),
-        "ended apart": (OpFilter(states=(T.CANCELED,)), "ops USING COVERING INDEX ops_ended (ended=? AND rowid>?"),
+        "of shared tasks": (
+            OpFilter(states=(T.COMPLETED,)),
+            "ops USING COVERING INDEX ops_sharing (id>? AND id<?)",
+        ),
+        "sharing": (
+            OpFilter(states=(T.EXPIRED,)),
+            "ops USING COVERING INDEX ops_shared (task=? AND ended=? AND",
+        ),
+        "ended apart": (
+            OpFilter(states=(T.CANCELED,)),
+            "ops USING COVERING INDEX ops_ended (ended=? AND rowid>?",
+        ),
         "created": (OpFilter(created_from=5.0), "SEARCH o USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     }
     for name, (wanted, step) in expected.items():
         steps = steps_of(busy, lambda wanted=wanted: list_ops(busy, wanted, None, 3))
         assert any(step in text for text in steps), (name, steps)
         for text in steps:
-            assert not text.startswith("SCAN") or "(subquery" in text or text == "SCAN wall_offsets", (name, text)
+            assert not text.startswith("SCAN") or "(subquery" in text or text == "SCAN wall_offsets", (
+                name,
+                text,
+            )
 
 
 def test_counts_read_indexes_alone(busy, monkeypatch):
@@ -168,8 +185,14 @@ def test_counts_read_indexes_alone(busy, monkeypatch):
         steps = steps_of(busy, lambda wanted=wanted: count_ops(busy, wanted))
         for text in steps:
             own = text.startswith(("CORRELATED", "CO-ROUTINE"))
-            covered = "COVERING INDEX" in text or text.startswith("SEARCH tags USING PRIMARY KEY") or text in lookups
-            few = text == "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"  # of those that share or ended apart
+            covered = (
+                "COVERING INDEX" in text
+                or text.startswith("SEARCH tags USING PRIMARY KEY")
+                or text in lookups
+            )
+            few = (
+                text == "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"
+            )  # of those that share or ended apart
             apart = text.startswith("SEARCH ops USING INDEX ops_ended")
             scans = text == "SCAN wall_offsets" or "(subquery" in text
             assert own or covered or few or apart or scans, (wanted, text)
@@ -190,13 +213,19 @@ def test_the_rarest_filter_finds_the_page(conn, lab, monkeypatch, few):
     monkeypatch.setattr(selecting, "FEW", few)
     monkeypatch.setattr(selecting, "WINDOW", 5)
     for number in range(40):
-        lab.submit(spec(name=f"t{number}", tags=("lab", "even") if number % 2 else ("lab",), requires={"os": ["none"]}))
+        lab.submit(
+            spec(
+                name=f"t{number}", tags=("lab", "even") if number % 2 else ("lab",), requires={"os": ["none"]}
+            )
+        )
     lab.submit(spec(name="rare", tags=("lab", "odd")))
     lab.start()
     lab.submit(*(spec(name="new", tags=("lab",)) for _ in range(10)))
     lab.commit()
     both = OpFilter(tags=(("lab",), ("odd", "none")))
-    assert driven_by(conn, both) == {"tags.tag = 'odd'", "tags.tag = 'none'"} and names(conn, both) == ["rare"]
+    assert driven_by(conn, both) == {"tags.tag = 'odd'", "tags.tag = 'none'"} and names(conn, both) == [
+        "rare"
+    ]
     turned = OpFilter(tags=both.tags[::-1])
     assert driven_by(conn, turned) == {"tags.tag = 'odd'", "tags.tag = 'none'"}
     running = OpFilter(tags=(("lab",),), states=(T.RUNNING,))
@@ -211,4 +240,6 @@ def test_what_is_common_is_found_among_the_newest(conn, lab, monkeypatch):
     lab.commit()
     assert driven_by(conn, OpFilter(tags=(("lab",), ("x",)))) == set()
     assert driven_by(conn, OpFilter(tags=(("lab",), ("x",)), states=(T.PENDING,))) == set()
-    assert driven_by(conn, OpFilter(tags=(("lab",),))) == {"tags.tag = 'lab'"}  # one that is exact needs no search
+    assert driven_by(conn, OpFilter(tags=(("lab",),))) == {
+        "tags.tag = 'lab'"
+    }  # one that is exact needs no search

@@ -34,7 +34,9 @@ kinds = st.sampled_from([submits, submits, submits, parts, runs, withdrawals, ot
 steps = st.lists(kinds.flatmap(lambda kind: kind), min_size=8, max_size=30)
 # A moment is the creation of one of the operations, or near it.
 moments = st.none() | st.tuples(st.integers(0, 30), st.sampled_from([-2.0, 0.0, 0.4]))
-choices = st.lists(st.lists(st.sampled_from((*TAGS, "none:1")), min_size=1, max_size=3).map(tuple), max_size=3)
+choices = st.lists(
+    st.lists(st.sampled_from((*TAGS, "none:1")), min_size=1, max_size=3).map(tuple), max_size=3
+)
 filters = st.fixed_dictionaries(
     {},
     optional={
@@ -70,7 +72,11 @@ def live(lab, told):
         if what == "submit":
             tags, key, share = rest
             pool = "lab" if "pool:lab" in tags else "default"
-            ops.append(lab.submit(spec(tags=tags, pool=pool, sameness=key or None, share=share if key else Share.NONE)))
+            ops.append(
+                lab.submit(
+                    spec(tags=tags, pool=pool, sameness=key or None, share=share if key else Share.NONE)
+                )
+            )
             lab.commit()
             lab.look_up()
         elif what == "part":  # two operations share a task, and one of them is withdrawn
@@ -139,7 +145,12 @@ def filter_of(asked, every):
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_lists_and_counts_are_those_of_a_plain_filter(kind, monkeypatch):
     @settings(max_examples=150 if kind == "memory" else 40)
-    @given(steps, st.lists(filters, min_size=1, max_size=8), st.sampled_from([1, 3, 2_000]), st.sampled_from([1, 4]))
+    @given(
+        steps,
+        st.lists(filters, min_size=1, max_size=8),
+        st.sampled_from([1, 3, 2_000]),
+        st.sampled_from([1, 4]),
+    )
     def holds(told, asked, window, few):
         monkeypatch.setattr(selecting, "WINDOW", window)
         monkeypatch.setattr(selecting, "FEW", few)

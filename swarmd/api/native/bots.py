@@ -23,12 +23,16 @@ class BotHandlers:
         """By name; the cursor is the name of the last one."""
         after, limit = call.query["cursor"], call.query["limit"]
         names = sorted(name for name in self.daemon.engine.bots if name > after)
-        page = [translate.bot_info(self.daemon.engine.bots[n], self.daemon.clock.offset()) for n in names[:limit]]
+        page = [
+            translate.bot_info(self.daemon.engine.bots[n], self.daemon.clock.offset()) for n in names[:limit]
+        ]
         await self.daemon.tellable()
         return m.BotList(items=page, next=page[-1].id if len(names) > limit else None)
 
     async def get_bot(self, call: Call) -> m.BotInfo:
-        info = translate.bot_info(self.daemon.engine.bot_named(BotId(call.params["bot"])), self.daemon.clock.offset())
+        info = translate.bot_info(
+            self.daemon.engine.bot_named(BotId(call.params["bot"])), self.daemon.clock.offset()
+        )
         await self.daemon.tellable()
         return info
 
